@@ -1,0 +1,81 @@
+"""Parse JSON that strangers wrote.
+
+The standard parser recurses per level of nesting, so a megabyte of `[` ends in RecursionError somewhere far from the
+culprit. Depth is therefore counted first, by a linear scan that skips strings; only text within the limit is parsed.
+The standard library's parser is used because integers of any size must survive; what JSON cannot say again (NaN,
+Infinity, 1e999) is refused here rather than when it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+MAX_DEPTH = 100
+"""Levels of nesting that schemas, inputs and rows may have; what people write has fewer than ten."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+_OPENING = (b"[", b"{")
+
+
+class JsonError(ValueError):
+    """Text that is no acceptable JSON; `reason` is a plain phrase, `line` counts from 1 where it is known."""
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(reason if line is None else f"{reason} (line {line})")
+        self.reason = reason
+        self.line = line
+
+
+def exceeds_depth(data: bytes, limit: int = MAX_DEPTH) -> bool:
+    """Tell whether `data` nests arrays and objects deeper than `limit`; linear in time, never recursive."""
+    if data.count(b"[") + data.count(b"{") <= limit:
+        return False
+    depth = 0
+    for match in _BRACKET.finditer(_STRING.sub(b"", data)):
+        depth += 1 if match[0] in _OPENING else -1
+        if depth > limit:
+            return True
+    return False
+
+
+def parse(data: bytes | str, *, max_bytes: int | None = None, max_depth: int = MAX_DEPTH) -> object:
+    """Return the value of JSON text; a byte order mark is tolerated. Raises JsonError and nothing else."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if max_bytes is not None and len(raw) > max_bytes:
+        raise JsonError(f"it is {len(raw)} bytes long, the limit is {max_bytes}")
+    if exceeds_depth(raw, max_depth):
+        raise JsonError(f"it nests deeper than {max_depth} levels")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise JsonError(f"it is not UTF-8 (byte {error.start})", raw.count(b"\n", 0, error.start) + 1) from None
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except JsonError:
+        raise
+    except json.JSONDecodeError as error:
+        raise JsonError(error.msg[:1].lower() + error.msg[1:], error.lineno) from None
+    except ValueError:  # int() refuses thousands of digits
+        raise JsonError("it holds a number with too many digits") from None
+    except RecursionError:  # the depth limit prevents it, unless the caller's own stack is nearly used up
+        raise JsonError("it nests too deep") from None
+
+
+def _refuse_constant(name: str) -> object:
+    raise JsonError(f"{name} is not a JSON value")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise JsonError(f"the number {text[:40]} is out of range")
+    return value
+
+
+def line_of(text: str, needle: str, start: int = 0) -> int | None:
+    """Return the line (from 1) of the first `needle` at or after `start`, None when it is absent."""
+    at = text.find(needle, start)
+    return None if at < 0 else text.count("\n", 0, at) + 1
