@@ -1,0 +1,225 @@
+"""`clawplane up`, `serve`, `runner` and `doctor`: the long-running half of the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from clawplane import logs
+from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, out, say, show_json
+from clawplane.cli.supervise import Child, supervise
+from clawplane.domain.errors import ClawplaneError, InvalidArgument
+from clawplane.settings import runner_settings, serve_settings, write_private
+
+Data = Annotated[Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")]
+Bind = Annotated[str | None, Parameter(name="--bind", help="Address to listen on. Default 127.0.0.1.")]
+Port = Annotated[int | None, Parameter(name="--port", help="Port to listen on. Default 3456.")]
+Log = Annotated[str | None, Parameter(name="--log", help="debug, info, warning or error. Variable: CLAWPLANE_LOG.")]
+Slots = Annotated[int | None, Parameter(name="--slots", help="Subtasks at once. Default: four a core.")]
+Unsafe = Annotated[
+    bool,
+    Parameter(
+        name="--unsafe-no-sandbox",
+        negative="",
+        help="Run Workers WITHOUT isolation when this host cannot isolate them: they can read and change all that this "
+        "user can. Never for code you did not write.",
+    ),
+]
+Parent = Annotated[int | None, Parameter(name="--parent", show=False)]
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int | None) -> None:
+    """Be sent SIGTERM when the supervisor dies, however it dies."""
+    if parent is None:
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit(FAILED)
+
+
+def _refuse(error: ClawplaneError) -> None:
+    fail(error)
+    raise SystemExit(USAGE if isinstance(error, InvalidArgument) else REFUSED)
+
+
+def up(
+    *,
+    data: Data = None,
+    bind: Bind = None,
+    port: Port = None,
+    slots: Slots = None,
+    unsafe_no_sandbox: Unsafe = False,
+    log: Log = None,
+) -> None:
+    """Start everything on this machine: the control plane and one runner, in the foreground.
+
+    The first start makes the data directory and an API key, which is printed once, unless CLAWPLANE_API_KEY names one.
+    Ctrl-C (or SIGTERM) ends it within 10 seconds: work that is under way is handed back and starts again next time.
+    """
+    try:
+        settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        token_file = settings.data / "runner-token"
+        if not token_file.exists():
+            write_private(token_file, secrets.token_hex(32))
+    except OSError as error:
+        return _refuse(InvalidArgument(f"The data directory cannot be used: {error}", hint="Choose another with --data."))
+    except ClawplaneError as error:
+        return _refuse(error)
+    shared = ["--data", str(settings.data), "--log", settings.log_level]
+    serve_child = Child(
+        "serve", [*shared, "--bind", settings.bind, "--port", str(settings.port), "--runner-token-file", str(token_file)]
+    )
+    runner_child = Child(
+        "runner",
+        [*shared, "--url", settings.url, "--token-file", str(token_file)]
+        + (["--slots", str(slots)] if slots else [])
+        + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else []),
+        without=["CLAWPLANE_API_KEY", "CLAWPLANE_RUNNER_TOKEN"],
+    )
+    raise SystemExit(asyncio.run(supervise(serve_child, runner_child)))
+
+
+def serve(
+    *,
+    data: Data = None,
+    bind: Bind = None,
+    port: Port = None,
+    runner_token_file: Annotated[Path | None, Parameter(name="--runner-token-file")] = None,
+    log: Log = None,
+    parent: Parent = None,
+) -> None:
+    """Start the control plane alone: API, queue and store.
+
+    Parameters
+    ----------
+    runner_token_file
+        A file with a token that runners may use, beside those made with `clawplane keys create --scope runner`.
+    """
+    _end_with(parent)
+    try:
+        settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
+        token = runner_token_file.read_text(encoding="utf-8").strip() if runner_token_file else None
+    except OSError as error:
+        return _refuse(InvalidArgument(f"The runner token file cannot be read: {error}"))
+    except ClawplaneError as error:
+        return _refuse(error)
+    logs.configure(settings.log_level, name="serve")
+    from clawplane import wiring  # noqa: PLC0415 - the servers' imports would slow down every other command
+
+    try:
+        wiring.serve(settings, runner_token=token, announce=_announce)
+    except ClawplaneError as error:
+        fail(error)
+        raise SystemExit(REFUSED) from None
+    except OSError as error:
+        fail(InvalidArgument(f"Cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}",
+                             hint="Choose another port with --port, or stop what listens there."))
+        raise SystemExit(REFUSED) from None
+    return None
+
+
+def _announce(url: str, key: str | None) -> None:
+    say(f"clawplane listens on {url}")
+    if key is not None:
+        say("This is the admin key of this installation. It is shown once; only its hash is kept:")
+        out().print(key)
+
+
+def runner(
+    *,
+    data: Data = None,
+    url: Annotated[str | None, Parameter(name="--url", help="The control plane. Variable: CLAWPLANE_URL.")] = None,
+    token_file: Annotated[Path | None, Parameter(name="--token-file")] = None,
+    name: Annotated[str | None, Parameter(name="--name")] = None,
+    slots: Slots = None,
+    label: Annotated[list[str] | None, Parameter(name="--label", negative="")] = None,
+    unsafe_no_sandbox: Unsafe = False,
+    log: Log = None,
+    parent: Parent = None,
+) -> None:
+    """Start a runner: it reaches out to the control plane, opens no port, and runs what it is offered.
+
+    The first SIGTERM (or Ctrl-C) drains it: no new work, what runs is given some seconds. A second one ends it at once.
+
+    Parameters
+    ----------
+    token_file
+        A file with the runner's token. Variable: CLAWPLANE_RUNNER_TOKEN.
+    name
+        Shown in lists; default: the host's name.
+    label
+        NAME=VALUE; repeat the option for several.
+    """
+    _end_with(parent)
+    try:
+        settings = runner_settings(
+            data=data,
+            url=url,
+            token_file=token_file,
+            name=name,
+            slots=slots,
+            labels=_labels(label or []),
+            unsafe_no_sandbox=unsafe_no_sandbox,
+            log_level=log,
+        )
+    except ClawplaneError as error:
+        return _refuse(error)
+    os.environ.pop("CLAWPLANE_RUNNER_TOKEN", None)
+    os.environ.pop("CLAWPLANE_API_KEY", None)
+    logs.configure(settings.log_level, name="runner")
+    from clawplane import wiring  # noqa: PLC0415 - see serve
+
+    try:
+        wiring.run_runner(settings)
+    except ClawplaneError as error:
+        fail(error)
+        raise SystemExit(REFUSED) from None
+    return None
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise InvalidArgument(f"--label {pair!r} is not NAME=VALUE.", hint="Write it as --label zone=a.")
+        labels[name] = value
+    return labels
+
+
+def doctor(*, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+    """Report what this host offers for isolating Workers, and how to mend what it lacks.
+
+    Exit code 0 when Workers can run isolated here, 1 when something they need is missing.
+
+    Parameters
+    ----------
+    json
+        Write JSON for machines.
+    """
+    from clawplane import wiring  # noqa: PLC0415 - see serve
+
+    findings = wiring.doctor()
+    if json:
+        show_json(findings)
+    else:
+        for finding in findings:
+            mark = "ok  " if finding["ok"] else ("FAIL" if finding["critical"] else "warn")
+            out().print(f"{mark}  {finding['title']}", markup=False)
+            if not finding["ok"]:
+                if finding["cause"]:
+                    out().print(f"      {finding['cause']}", markup=False)
+                out().print(f"      -> {finding['remedy']}", markup=False)
+    if any(finding["critical"] and not finding["ok"] for finding in findings):
+        sys.exit(FAILED)

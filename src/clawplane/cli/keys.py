@@ -1,0 +1,94 @@
+"""`clawplane keys`: create, list and revoke API keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from clawplane.cli.connection import connect
+from clawplane.cli.output import out, run, say, show_json, show_table
+
+app = App(name="keys", help="Create, list and revoke API keys.")
+
+ScopeName = Literal["admin", "workers", "sessions", "host", "read", "runner"]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
+
+
+@app.command
+def create(
+    name: str = "key",
+    *,
+    scope: Annotated[list[ScopeName] | None, Parameter(name="--scope", negative="")] = None,
+    json: Json = False,
+) -> None:
+    """Create a key and show it once.
+
+    Parameters
+    ----------
+    name
+        What the key is for, shown in the list.
+    scope
+        What the key may do; repeat the option for several. Default: workers. `runner` is for `clawplane runner`.
+    """
+
+    async def work() -> None:
+        async with connect() as api:
+            answer = await api.keys.create(name, list(scope or ["workers"]))
+        if json:
+            show_json(answer)
+        else:
+            out().print(answer["key"])
+            say("This key is shown once; only its hash is kept.")
+
+    run(work())
+
+
+@app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """List the keys without their secrets."""
+
+    async def work() -> None:
+        async with connect() as api:
+            keys = await api.keys.all()
+        if json:
+            show_json(keys)
+            return
+        show_table(
+            ["ID", "NAME", "SCOPES", "CREATED", "STATE"],
+            [
+                [
+                    key["id"],
+                    key["name"],
+                    ",".join(key["scopes"]),
+                    datetime.fromtimestamp(key["created_at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+                    "revoked" if key.get("revoked_at") else "valid",
+                ]
+                for key in keys
+            ],
+            empty="There are no keys.",
+        )
+
+    run(work())
+
+
+@app.command
+def revoke(key_id: str, *, json: Json = False) -> None:
+    """Revoke a key at once.
+
+    Parameters
+    ----------
+    key_id
+        The id that `clawplane keys list` shows.
+    """
+
+    async def work() -> None:
+        async with connect() as api:
+            await api.keys.revoke(key_id)
+        if json:
+            show_json({"revoked": key_id})
+        else:
+            say(f"Revoked {key_id}.")
+
+    run(work())
