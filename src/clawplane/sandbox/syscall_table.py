@@ -2,8 +2,8 @@
 
 A call is denied when it names a file other than by path or by a descriptor the guest owns, reaches another process,
 changes the execution domain, alters the filter or its observers, reaches beyond the namespaces, or opens rarely used
-kernel code. ENOSYS rather than EPERM where libraries probe for the call and fall back. Numbers that are not in the table get
-ENOSYS.
+kernel code. ENOSYS rather than EPERM where libraries probe for the call and fall back. Numbers that are not in the
+table get ENOSYS.
 """
 
 from __future__ import annotations
