@@ -50,7 +50,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def url(self) -> str:
         """Return the address under which clients on this host reach the API."""
-        host = "127.0.0.1" if self.bind in {"0.0.0.0", "::"} else self.bind
+        everywhere = self.bind in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if everywhere else self.bind
         return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 

@@ -19,7 +19,9 @@ from clawplane.cli.supervise import Child, supervise
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.settings import runner_settings, serve_settings, write_private
 
-Data = Annotated[Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")]
+Data = Annotated[
+    Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")
+]
 Bind = Annotated[str | None, Parameter(name="--bind", help="Address to listen on. Default 127.0.0.1.")]
 Port = Annotated[int | None, Parameter(name="--port", help="Port to listen on. Default 3456.")]
 Log = Annotated[str | None, Parameter(name="--log", help="debug, info, warning or error. Variable: CLAWPLANE_LOG.")]
@@ -73,12 +75,15 @@ def up(
         if not token_file.exists():
             write_private(token_file, secrets.token_hex(32))
     except OSError as error:
-        return _refuse(InvalidArgument(f"The data directory cannot be used: {error}", hint="Choose another with --data."))
+        return _refuse(
+            InvalidArgument(f"The data directory cannot be used: {error}", hint="Choose another with --data.")
+        )
     except ClawplaneError as error:
         return _refuse(error)
     shared = ["--data", str(settings.data), "--log", settings.log_level]
     serve_child = Child(
-        "serve", [*shared, "--bind", settings.bind, "--port", str(settings.port), "--runner-token-file", str(token_file)]
+        "serve",
+        [*shared, "--bind", settings.bind, "--port", str(settings.port), "--runner-token-file", str(token_file)],
     )
     runner_child = Child(
         "runner",
@@ -123,8 +128,12 @@ def serve(
         fail(error)
         raise SystemExit(REFUSED) from None
     except OSError as error:
-        fail(InvalidArgument(f"Cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}",
-                             hint="Choose another port with --port, or stop what listens there."))
+        fail(
+            InvalidArgument(
+                f"Cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}",
+                hint="Choose another port with --port, or stop what listens there.",
+            )
+        )
         raise SystemExit(REFUSED) from None
     return None
 

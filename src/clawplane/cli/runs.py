@@ -13,7 +13,6 @@ from cyclopts import App, Parameter
 
 from clawplane.cli.connection import Api, connect
 from clawplane.cli.output import FAILED, log_text, out, plain, progress, run, say, show_json, show_table, size
-from clawplane.client.runs import ENDED
 from clawplane.domain.errors import InvalidArgument
 
 app = App(name="runs", help="Start, watch, read and export runs.")

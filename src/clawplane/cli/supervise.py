@@ -1,10 +1,10 @@
 """Keep `serve` and `runner` alive as child processes of `clawplane up`.
 
 Who runs: this process, and two children in sessions of their own, so that a Ctrl-C of the terminal reaches only this
-process and the order of the shutdown is ours: the runner drains first, while the control plane still takes its last rows,
-then the control plane closes its store. A child that dies by itself is started again, after a pause that doubles with each
-death in a row. A child that exits with REFUSED would refuse again, so everything stops with its code. If this process is
-killed, the kernel sends its children SIGTERM (they ask for it with --parent).
+process and the order of the shutdown is ours: the runner drains first, while the control plane still takes its last
+rows, then the control plane closes its store. A child that dies by itself is started again, after a pause that
+doubles with each death in a row. A child that exits with REFUSED would refuse again, so everything stops with its
+code. If this process is killed, the kernel sends its children SIGTERM (they ask for it with --parent).
 """
 
 from __future__ import annotations

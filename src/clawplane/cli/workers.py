@@ -33,9 +33,7 @@ def _package(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise InvalidArgument(
-            f"{path}: {error.strerror}.", hint="Name a Worker's directory or its ZIP file."
-        ) from None
+        raise InvalidArgument(f"{path}: {error.strerror}.", hint="Name a Worker's directory or its ZIP file.") from None
     with file:
         yield file
 

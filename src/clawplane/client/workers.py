@@ -35,7 +35,9 @@ class WorkersClient:
         boundary = f"clawplane-{secrets.token_hex(16)}"
         fields = {"name": name, "title": title} | ({"version": version} if version else {})
         head = b"".join(
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{_one_line(field, value)}\r\n'.encode()
+            (
+                f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{_one_line(field, value)}\r\n'
+            ).encode()
             for field, value in fields.items()
         )
         head += (

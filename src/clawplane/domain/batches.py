@@ -1,8 +1,8 @@
 """What a runner ships of a job while it runs: numbered batches, stored once.
 
 A batch carries rows, log lines and headers in the order in which the guest produced them. Batches of one attempt are
-numbered from 1 without gaps; the store keeps the last number beside the data, in the same transaction, so a batch that is
-sent again is acknowledged and not stored again.
+numbered from 1 without gaps; the store keeps the last number beside the data, in the same transaction, so a batch
+that is sent again is acknowledged and not stored again.
 """
 
 from __future__ import annotations

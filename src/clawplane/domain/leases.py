@@ -1,8 +1,8 @@
 """Jobs and the right to do them.
 
 A job is *offered* to a runner, *confirmed* by it within the offer's time, and then leased until the runner falls silent
-or the deadline passes. The fence is a number that is new with every offer, the nonce a random one beside it; every later
-word of the runner carries the fence and is refused when it is not the lease's own. See docs/flows/lease.md.
+or the deadline passes. The fence is a number that is new with every offer, the nonce a random one beside it; every
+later word of the runner carries the fence and is refused when it is not the lease's own. See docs/flows/lease.md.
 """
 
 from __future__ import annotations

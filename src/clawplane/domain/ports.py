@@ -145,7 +145,10 @@ class Workers(Protocol):
         ...
 
     async def find(self, worker_id: str) -> Worker | None:
-        """Return the Worker with this slug or `owner~name` path (ASCII case-sensitive), or None. Removed ones are absent."""
+        """Return the Worker with this slug or `owner~name` path (ASCII case-sensitive), or None.
+
+        Removed ones are absent.
+        """
         ...
 
     async def page(self, *, owner: str | None, keyword: str, limit: int, offset: int) -> tuple[int, list[Worker]]:
@@ -214,7 +217,8 @@ class Runs(Protocol):
     async def abort(self, slug: RunSlug, *, now: int) -> list[LeaseView] | None:
         """Set a run to aborting, drop its waiting subtasks, mark its leases for cancelling and return them.
 
-        None when the run has ended or is being aborted. `finished_at` is set now when nothing runs, else with the last end.
+        None when the run has ended or is being aborted. `finished_at` is set now when nothing runs, else with the
+        last end.
         """
         ...
 
@@ -238,7 +242,7 @@ class Runs(Protocol):
         ...
 
     async def columns(self, slug: RunSlug) -> list[HeaderItem]:
-        """Return the union of keys over the visible rows, in order of first sight (used when no header and no schema)."""
+        """Return the union of keys over the visible rows in order of first sight, for runs without header and schema."""
         ...
 
     async def log_tail(self, subject: str, *, limit: int) -> list[StoredLogLine]:
@@ -359,7 +363,7 @@ class Dispatch(Protocol):
     async def connected(
         self, runner: RunnerRecord, held: Sequence[tuple[JobId, int]], connection: RunnerConnection
     ) -> list[tuple[JobId, int, int]]:
-        """Greet a runner; return the leases it keeps as (job, fence, stored up to). Cancels due are sent right after."""
+        """Greet a runner and return the leases it keeps as (job, fence, stored up to); cancels due follow at once."""
         ...
 
     async def heartbeat(self, runner: RunnerId, held: Sequence[tuple[JobId, int]], free: dict[str, int]) -> None:

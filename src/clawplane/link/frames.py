@@ -1,8 +1,8 @@
 """The runner protocol: what the two ends of a link say to each other, as tagged msgpack.
 
 A runner opens one WebSocket to `/v1/runner/link` with its token as Bearer and says Hello. From then on both sides send
-frames when they have something to say; nothing is asked twice. Every word about a job carries its fence, and a word with a
-stale fence is answered with Drop: kill it, send nothing more about it. See docs/flows/link.md.
+frames when they have something to say; nothing is asked twice. Every word about a job carries its fence, and a word
+with a stale fence is answered with Drop: kill it, send nothing more about it. See docs/flows/link.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     held: tuple[tuple[JobId, int], ...]
     free: dict[str, int]
+    beat: int = 0
+    """Counts up; the answer carries it, so that the runner knows since when it is surely not forgotten."""
 
 
 class Free(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -89,6 +91,12 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     silence_ms: int
     kept: tuple[tuple[JobId, int, int], ...] = ()
     """(job, fence, stored up to batch number)"""
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The heartbeat of this number is noted: the leases hold for `silence_ms` from when it was sent, at the least."""
+
+    beat: int
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -143,4 +151,4 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 RunnerFrame = Hello | Heartbeat | Free | Confirm | Decline | Ship | End | Draining
-ServerFrame = Welcome | Offered | Confirmed | Drop | Cancel | Stored | Ended | Rejected
+ServerFrame = Welcome | Heard | Offered | Confirmed | Drop | Cancel | Stored | Ended | Rejected
