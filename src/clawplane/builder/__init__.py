@@ -1,0 +1,1 @@
+"""Turn a Worker's dependency files into a cached, read-only environment."""

@@ -1,0 +1,99 @@
+"""Handle, from outside, a directory tree that hostile code may have written.
+
+Nothing here follows a symbolic link, opens anything but a regular file, or reads without a bound. Callers make sure that
+the process which wrote the tree has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+MAXIMUM_DEPTH = 128
+_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+class UnusableTree(ValueError):
+    """The tree holds something that an environment must not contain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Sum of a tree: `size` in bytes with hard-linked files counted once, `entries` of any kind."""
+
+    size: int
+    entries: int
+
+
+def measure(root: Path) -> Measure:
+    """Count a tree."""
+    return _walk(root, seal=False)
+
+
+def seal(root: Path) -> Measure:
+    """Make every file of a tree read-only and readable by all, drop setuid bits and whatever is no file, and count it."""
+    return _walk(root, seal=True)
+
+
+def remove(root: Path) -> None:
+    """Remove a tree, also one whose directories were made unwritable."""
+
+    def unlock(function: object, path: str, _: object) -> None:
+        parent = Path(path).parent
+        for directory in (parent, Path(path)):
+            if directory.is_dir() and not directory.is_symlink():
+                directory.chmod(0o700)
+        if Path(path).is_dir() and not Path(path).is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+    shutil.rmtree(root, onerror=unlock)
+
+
+def read_regular(path: Path, maximum: int) -> bytes:
+    """Read at most `maximum` bytes of a regular file; anything else in its place raises UnusableTree."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnusableTree(f"{path.name} cannot be read: {error.strerror}.") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UnusableTree(f"{path.name} is no regular file.")
+        return file.read(maximum)
+
+
+def _walk(root: Path, *, seal: bool) -> Measure:
+    size = entries = 0
+    counted: set[int] = set()
+    pending = [(os.fspath(root), 0)]
+    while pending:
+        directory, depth = pending.pop()
+        if depth > MAXIMUM_DEPTH:
+            raise UnusableTree(f"the environment is nested more than {MAXIMUM_DEPTH} directories deep.")
+        if seal:
+            os.chmod(directory, 0o755)  # noqa: PTH101, S103 - a Worker runs as somebody else and has to read it
+        with os.scandir(directory) as children:
+            for child in children:
+                entries += 1
+                status = child.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append((child.path, depth + 1))
+                elif stat.S_ISREG(status.st_mode):
+                    if seal:
+                        _seal_file(child.path, status)
+                    if status.st_nlink == 1 or status.st_ino not in counted:
+                        counted.add(status.st_ino)
+                        size += status.st_size
+                elif seal and not stat.S_ISLNK(status.st_mode):
+                    os.unlink(child.path)  # noqa: PTH108 - one string per file of a large tree, no Path objects
+    return Measure(size, entries)
+
+
+def _seal_file(path: str, status: os.stat_result) -> None:
+    wanted = 0o555 if status.st_mode & stat.S_IXUSR else 0o444
+    if stat.S_IMODE(status.st_mode) != wanted:
+        os.chmod(path, wanted)  # noqa: PTH101 - see above; `status` says that it is no link, and nobody is left to swap it
