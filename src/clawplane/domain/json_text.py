@@ -79,3 +79,19 @@ def line_of(text: str, needle: str, start: int = 0) -> int | None:
     """Return the line (from 1) of the first `needle` at or after `start`, None when it is absent."""
     at = text.find(needle, start)
     return None if at < 0 else text.count("\n", 0, at) + 1
+
+
+def value_exceeds_depth(value: object, limit: int = MAX_DEPTH) -> bool:
+    """Tell whether a parsed value nests deeper than `limit`; never recursive."""
+    level = [value]
+    for _ in range(limit + 1):
+        below: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        if not below:
+            return False
+        level = below
+    return any(isinstance(item, (dict, list)) for item in level)
