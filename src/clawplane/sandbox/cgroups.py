@@ -174,18 +174,21 @@ class Cgroups:
     @property
     def controllers(self) -> frozenset[str]:
         """The controllers that work: of memory, pids, cpu and freezer."""
-        found: frozenset[str] = frozenset().union(*(hierarchy.controllers for hierarchy in self._hierarchies))
-        if any(hierarchy.version == "v2" for hierarchy in self._hierarchies):
-            found |= {"freezer"}
-        return found - {"cpuacct"}
+        return frozenset(name for name in ("memory", "pids", "cpu", "freezer") if self.version_of(name) != "none")
 
     @property
     def mode(self) -> Mode:
         """Say where memory and process limits come from; `none` as soon as one of the two is missing."""
         if not self.controllers >= _BOUNDING:
             return "none"
-        memory = next(hierarchy for hierarchy in self._hierarchies if "memory" in hierarchy.controllers)
-        return memory.version
+        return self.version_of("memory")
+
+    def version_of(self, controller: str) -> Mode:
+        """Say which kind of hierarchy gives `controller`; `none` where nothing does."""
+        found = [each.version for each in self._hierarchies if controller in each.controllers]
+        if not found and controller == "freezer":
+            found = [each.version for each in self._hierarchies if each.version == "v2"]
+        return found[0] if found else "none"
 
     def create(self, name: str, limits: Limits) -> Group:
         """Make a group `name` (letters, digits, dot, dash, underscore) with these limits in every hierarchy."""
