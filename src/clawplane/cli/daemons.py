@@ -92,7 +92,7 @@ def up(
         + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else []),
         without=["CLAWPLANE_API_KEY", "CLAWPLANE_RUNNER_TOKEN"],
     )
-    raise SystemExit(asyncio.run(supervise(serve_child, runner_child)))
+    raise SystemExit(asyncio.run(supervise(serve_child, runner_child, settings.url)))
 
 
 def serve(

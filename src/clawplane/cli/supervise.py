@@ -18,6 +18,8 @@ import time
 from collections.abc import Sequence
 
 from clawplane.cli.output import FAILED, REFUSED, say
+from clawplane.client.http import Http
+from clawplane.domain.errors import ClawplaneError
 
 _STEADY_SECONDS = 10.0
 _LONGEST_PAUSE = 15.0
@@ -78,7 +80,28 @@ def _ending(code: int) -> str:
     return f"exit code {code}"
 
 
-async def supervise(serve: Child, runner: Child) -> int:
+async def announce_ready(url: str, *, patience: float = 10.0, every: float = 0.05) -> None:
+    """Tell when the control plane and a runner are ready, and after `patience` seconds why they are not yet."""
+    http = Http(url, None)
+    told = False
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                await http.request("GET", "/healthz")
+            except ClawplaneError as error:
+                if not told and time.monotonic() - started > patience:
+                    told, every = True, 1.0
+                    say(f"Not ready yet: {error.message}")
+                await asyncio.sleep(every)
+                continue
+            say(f"Ready: {url} (Ctrl-C ends it)")
+            return
+    finally:
+        await http.close()
+
+
+async def supervise(serve: Child, runner: Child, url: str) -> int:
     """Run both until SIGINT or SIGTERM, or until one refuses to start; return the exit code of `up`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -87,8 +110,10 @@ async def supervise(serve: Child, runner: Child) -> int:
     children = (serve, runner)
     tasks = [asyncio.create_task(child.supervise(), name=child.name) for child in children]
     stopped = asyncio.create_task(stop.wait())
+    ready = asyncio.create_task(announce_ready(url))
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
     asked = stop.is_set()
+    ready.cancel()
     await runner.stop(4.5)
     await serve.stop(4.0)
     codes = await asyncio.gather(*tasks)

@@ -1,0 +1,94 @@
+"""Show the main job end to end: start clawplane, push a Worker, run it isolated, read its rows, export them.
+
+Everything lives in a temporary directory and is gone afterwards, but for the CSV file, which stays.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+CLAWPLANE = PROJECT / ".venv" / "bin" / "clawplane"
+WORKER = PROJECT / "examples" / "python-stdlib"
+INPUT = '{"modules": ["json", "http", "asyncio", "email"]}'
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def title(text: str) -> None:
+    """Announce a step."""
+    print(f"\n== {text}", flush=True)
+
+
+def command(environment: dict[str, str], *arguments: str) -> None:
+    """Show a command and run it; the demo ends when it fails."""
+    print(f"$ clawplane {' '.join(arguments)}", flush=True)
+    subprocess.run([str(CLAWPLANE), *arguments], env=environment, check=True)
+
+
+def main() -> int:
+    """Run the demo and return its exit code."""
+    with tempfile.TemporaryDirectory(prefix="clawplane-demo-") as directory:
+        port = free_port()
+        environment = os.environ | {
+            "CLAWPLANE_URL": f"http://127.0.0.1:{port}",
+            "CLAWPLANE_API_KEY": f"scraper_api_{secrets.token_hex(24)}",
+            "CLAWPLANE_DATA": directory,
+            "XDG_STATE_HOME": f"{directory}/state",
+        }
+        title(f"Starting clawplane on port {port} (embedded: SQLite and one directory)")
+        up = subprocess.Popen(
+            [str(CLAWPLANE), "up", "--port", str(port), "--data", directory, "--log", "warning"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert up.stderr is not None  # noqa: S101 - tells the type checker what PIPE gives
+        try:
+            for line in up.stderr:
+                print(line, end="", flush=True)
+                if line.startswith("Ready"):
+                    break
+            else:
+                return up.wait()
+            csv = PROJECT / "demo.csv"
+            title("Uploading a Worker: it is checked, and its dependencies are installed")
+            command(environment, "workers", "push", str(WORKER))
+            title("Running it isolated, on this machine's own Python library")
+            command(environment, "runs", "start", f"local~{WORKER.name}", "--input", INPUT, "--cpus", "1", "--logs")
+            title("Its rows")
+            command(environment, "runs", "results", "last", "--limit", "8")
+            title("The same as a file")
+            command(environment, "runs", "export", "last", "--format", "csv", "--output", str(csv))
+            title("Done")
+            print(f"The CSV file is {csv}")
+            print(f"The API was at http://127.0.0.1:{port}/api/v2 (its description: /openapi.json).")
+            print("Start your own with `make up`; it listens on http://127.0.0.1:3456 and keeps its data.")
+            return 0
+        finally:
+            up.send_signal(signal.SIGINT)
+            up.stderr.close()
+            up.wait(15)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as failure:
+        sys.exit(failure.returncode)
+    except KeyboardInterrupt:
+        sys.exit(130)
