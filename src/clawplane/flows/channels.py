@@ -1,0 +1,29 @@
+"""Name the channels over which flows wake each other and whoever waits at the edge.
+
+A notification only says "look again"; what has happened is read from the store.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+READY: Final = "ready"
+"""Jobs wait that were not waiting before."""
+
+EVENTS: Final = "events"
+"""The event log has grown."""
+
+
+def run(slug: str) -> str:
+    """Return the channel of a run's state, rows and end."""
+    return f"run:{slug}"
+
+
+def log(subject: str) -> str:
+    """Return the channel of a run's or a build's log."""
+    return f"log:{subject}"
+
+
+def version(subject: str) -> str:
+    """Return the channel of a build's end; `subject` as of domain.workers.build_subject."""
+    return f"version:{subject}"

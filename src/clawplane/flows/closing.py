@@ -1,0 +1,30 @@
+"""Say in a run's log how it ended, and wake who waits for it."""
+
+from __future__ import annotations
+
+from clawplane.domain.batches import ERROR, INFO, LogLine
+from clawplane.domain.lifecycle import RunStatus
+from clawplane.domain.ports import Runs, Wakeups
+from clawplane.domain.runs import EndedRun
+from clawplane.flows import channels
+
+
+def sentence(run: EndedRun) -> str:
+    """Return the closing line with the subtask totals."""
+    totals = run.totals
+    count = totals.ready + totals.running + totals.succeeded + totals.failed + totals.aborted
+    noun = "subtask" if count == 1 else "subtasks"
+    return (
+        f"SYSTEM: Run {run.status}: {count} {noun}, {totals.succeeded} succeeded, {totals.failed} failed, "
+        f"{totals.aborted} aborted."
+    )
+
+
+async def announce(runs: Runs, wakeups: Wakeups, run: EndedRun, now: int) -> None:
+    """Append the closing line to an ended run's log and wake its waiters."""
+    kind = ERROR if run.status is RunStatus.FAILED else INFO
+    line = LogLine(kind, sentence(run), now, "system")
+    await runs.append_system_log(run.slug, "", [line])
+    wakeups.notify(channels.log(run.slug))
+    wakeups.notify(channels.run(run.slug))
+    wakeups.notify(channels.EVENTS)

@@ -1,0 +1,455 @@
+"""Give jobs to runners and hear what becomes of them: the control plane's half of the lease (see docs/flows/lease.md).
+
+Who runs here:
+
+* `_offering` wakes when jobs became ready or a runner's free slots changed, asks the queue once for everybody's wishes,
+  and sends the offers out. There is one claim statement per tick, however many runners there are.
+* `_listening` turns the queue's `ready` notifications into such ticks.
+* `_expiring` sleeps until the earliest moment at which time can end something. That moment is kept here: it moves
+  closer with every offer and confirmation, so nothing is polled.
+* Everything else is called by the link's server end, one call per frame (`domain.ports.Dispatch`).
+
+Rules that never break: a job is only sent after its offer is stored; a word about a job is only believed when its fence
+is the lease's own, which the store decides; a runner whose link was replaced is not spoken for by the old link.
+
+Silence is judged only while this process could have heard: after a start, and whenever the loop was late by more than a
+heartbeat (a suspended machine, a stalled process), runners get a full silence time to speak before they count as dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from clawplane.domain.batches import Batch
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import StoreError
+from clawplane.domain.ids import JobId, RunnerId, RunSlug
+from clawplane.domain.leases import (
+    HEARTBEAT_EVERY_MS,
+    OFFER_MS,
+    SILENCE_MS,
+    Claim,
+    Finish,
+    JobKind,
+    LeaseView,
+    LostLease,
+    Offer,
+    Outcome,
+    RunnerRecord,
+    Want,
+)
+from clawplane.domain.ports import AppendResult, FinishResult, HeartbeatResult, Queue, RunnerConnection, Runs, Wakeups
+from clawplane.domain.runs import MIN_VISIBLE_MS
+from clawplane.flows import channels, closing
+from clawplane.flows.environments import Environments
+
+_log = logging.getLogger(__name__)
+
+_FOREVER_MS: Final = 1 << 45
+_RETRY_SECONDS: Final = 1.0
+
+
+class _Link:
+    """One connected runner."""
+
+    def __init__(self, record: RunnerRecord, connection: RunnerConnection) -> None:
+        self.record = record
+        self.connection = connection
+        self.free: dict[str, int] = {}
+        self.draining = False
+
+    def wants(self) -> list[Want]:
+        if self.draining:
+            return []
+        offered = self.record.capabilities
+        return [
+            Want(runner=self.record.id, caps=caps, count=count)
+            for caps, count in self.free.items()
+            if count > 0 and caps in offered
+        ]
+
+
+class _Job:
+    """What is remembered of a job that was offered here."""
+
+    def __init__(self, kind: JobKind, subject: str, runner: RunnerId, timeout_ms: int, offered_at: int) -> None:
+        self.kind = kind
+        self.subject = subject
+        self.runner = runner
+        self.timeout_ms = timeout_ms
+        self.offered_at = offered_at
+        self.claim: Claim | None = None
+        """Set while the offer is not confirmed."""
+
+
+class Leases:
+    """Offer, confirm, hear, expire. Implements `domain.ports.Dispatch`."""
+
+    def __init__(self, queue: Queue, runs: Runs, environments: Environments, wakeups: Wakeups, clock: Clock) -> None:
+        self._queue = queue
+        self._runs = runs
+        self._environments = environments
+        self._wakeups = wakeups
+        self._clock = clock
+        self._links: dict[RunnerId, _Link] = {}
+        self._jobs: dict[JobId, _Job] = {}
+        self._tick = asyncio.Event()
+        self._sooner = asyncio.Event()
+        self._expiry_at: int | None = None
+        self._judge_silence_from = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Start the loops; what is left from an earlier process of this store is taken over."""
+        self._judge_silence_from = self._clock.now_ms() + SILENCE_MS
+        self._tick.set()
+        for loop in (self._offering, self._listening, self._expiring):
+            self._tasks.append(asyncio.create_task(loop(), name=f"leases{loop.__name__}"))
+
+    async def close(self) -> None:
+        """Stop the loops, then end every link; jobs go on where they run. Safe to call twice, or without a start."""
+        self._closed = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.connection.close("The control plane is shutting down.")
+
+    # what the edge asks
+
+    def readiness(self) -> str | None:
+        """Return None when a runner can take runs, else the reason why not in one sentence."""
+        if self._closed:
+            return "The control plane is shutting down."
+        if not self._links:
+            return "No runner is connected; start one with `clawplane runner`."
+        able = [link for link in self._links.values() if "workers" in link.record.capabilities]
+        if not able:
+            return "No connected runner offers the capability `workers`."
+        if all(link.draining for link in able):
+            return "Every connected runner is draining."
+        return None
+
+    async def runners(self) -> list[RunnerRecord]:
+        """Return every runner ever heard of, newest first."""
+        return await self._queue.runners()
+
+    def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
+        """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
+        for lease in leases:
+            link = self._links.get(lease.runner)
+            if link is not None:
+                link.connection.cancel(lease.job, lease.fence, reason)
+
+    # Dispatch: links
+
+    async def connected(
+        self, runner: RunnerRecord, held: Sequence[tuple[JobId, int]], connection: RunnerConnection
+    ) -> list[tuple[JobId, int, int]]:
+        """Greet a runner; a link of the same runner that is still open is replaced."""
+        previous = self._links.get(runner.id)
+        self._links[runner.id] = _Link(runner, connection)
+        if previous is not None:
+            previous.connection.close("The same runner has connected again.")
+        now = self._clock.now_ms()
+        await self._queue.upsert_runner(_record(runner, connected=True, draining=False, now=now))
+        views = {(view.job, view.fence): view for view in await self._queue.leases(runner.id)}
+        held_set = set(held)
+        for key, view in views.items():
+            if key not in held_set:
+                await self._take_back(view, now)
+        kept = []
+        for key in held:
+            view_held = views.get(key)
+            if view_held is not None:
+                self._remember(view_held, now)
+                stored = await self._runs.append(Batch(job=key[0], fence=key[1], seq=0))
+                if not stored.stale:
+                    kept.append((*key, stored.stored_up_to))
+        result = await self._queue.heartbeat(runner.id, held, now=now)
+        asyncio.get_running_loop().call_soon(self._tell, runner.id, connection, result)
+        return kept
+
+    async def disconnected(self, runner: RunnerId, connection: RunnerConnection) -> None:
+        """Note that a link closed; what it was only offered is given back at once."""
+        link = self._links.get(runner)
+        if link is None or link.connection is not connection:
+            return
+        del self._links[runner]
+        now = self._clock.now_ms()
+        for job in [job for job in self._jobs.values() if job.runner == runner and job.claim is not None]:
+            await self._give_back(job, runner, now)
+        await self._queue.upsert_runner(_record(link.record, connected=False, draining=link.draining, now=now))
+
+    async def draining(self, runner: RunnerId) -> None:
+        """Offer this runner nothing more."""
+        link = self._links.get(runner)
+        if link is not None:
+            link.draining = True
+            now = self._clock.now_ms()
+            await self._queue.upsert_runner(_record(link.record, connected=True, draining=True, now=now))
+
+    async def heartbeat(self, runner: RunnerId, held: Sequence[tuple[JobId, int]], free: dict[str, int]) -> None:
+        """Note a sign of life; drops and cancels go out on the link."""
+        link = self._links.get(runner)
+        if link is None:
+            return
+        result = await self._queue.heartbeat(runner, held, now=self._clock.now_ms())
+        self._tell(runner, link.connection, result)
+        await self.free(runner, free)
+
+    async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
+        """Note free slots by capability."""
+        link = self._links.get(runner)
+        if link is not None:
+            link.free = dict(free)
+            if link.wants():
+                self._tick.set()
+
+    # Dispatch: one job
+
+    async def confirm(self, runner: RunnerId, claim: Claim) -> bool:
+        """Turn an offer into a lease; False when it is not this runner's any more."""
+        now = self._clock.now_ms()
+        if not await self._queue.confirm(claim, runner, now=now):
+            return False
+        job = await self._job(claim.job, runner)
+        if job is not None:
+            job.claim = None
+            self._expire_by(now + job.timeout_ms)
+            self._wake_subject(job)
+        self._expire_by(now + SILENCE_MS)
+        return True
+
+    async def decline(self, runner: RunnerId, claim: Claim, reason: str) -> None:
+        """Give an offer back; this runner is asked again when it has said how many slots are free."""
+        job = self._jobs.get(claim.job)
+        link = self._links.get(runner)
+        if job is not None and link is not None:
+            link.free = {}
+        _log.info("runner %s declined job %d: %s", runner, claim.job, reason)
+        await self._queue.decline(claim, runner, now=self._clock.now_ms())
+        self._jobs.pop(claim.job, None)
+        self._wakeups.notify(channels.READY)
+
+    async def ship(self, runner: RunnerId, batch: Batch) -> AppendResult:
+        """Store a batch and wake who follows the log or the rows."""
+        result = await self._runs.append(batch)
+        if not result.stale:
+            job = await self._job(batch.job, runner)
+            if job is not None:
+                self._wakeups.notify(channels.log(job.subject))
+        return result
+
+    async def end(self, runner: RunnerId, finish: Finish) -> FinishResult:
+        """Store an end, not sooner than a client could have aborted its run."""
+        job = await self._job(finish.claim.job, runner)
+        if job is not None and job.kind is JobKind.BUILD:
+            result = await self._environments.finish(job.subject, finish)
+        else:
+            if job is not None:
+                await self._until_visible(job)
+            result = await self._queue.finish(finish, now=self._clock.now_ms())
+        if not result.accepted:
+            return result
+        self._jobs.pop(finish.claim.job, None)
+        if result.run is not None:
+            await closing.announce(self._runs, self._wakeups, result.run, self._clock.now_ms())
+        elif job is not None:
+            self._wake_subject(job)
+        if finish.outcome.reason == "setup":
+            self._wakeups.notify(channels.READY)
+        return result
+
+    # loops
+
+    async def _listening(self) -> None:
+        wakeup = self._wakeups.listen(channels.READY)
+        try:
+            while True:
+                await wakeup.wait()
+                self._tick.set()
+        finally:
+            wakeup.close()
+
+    async def _offering(self) -> None:
+        while True:
+            await self._tick.wait()
+            self._tick.clear()
+            wants = [want for link in self._links.values() for want in link.wants()]
+            if not wants:
+                continue
+            try:
+                offers = await self._queue.offer(wants, now=self._clock.now_ms(), offer_ms=OFFER_MS)
+            except StoreError as error:
+                _log.warning("offering waits: %s", error.message)
+                self._tick.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            for offer in offers:
+                await self._send(offer)
+
+    async def _expiring(self) -> None:
+        while True:
+            try:
+                await self._expire_when_due()
+            except StoreError as error:
+                _log.warning("expiry waits: %s", error.message)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _expire_when_due(self) -> None:
+        now = self._clock.now_ms()
+        expired = await self._queue.expire(now=now, silence_ms=self._silence_ms(now))
+        for lost in expired.lost:
+            self._lose(lost)
+        if any(lost.requeued for lost in expired.lost):
+            self._tick.set()
+        for run in expired.runs:
+            await closing.announce(self._runs, self._wakeups, run, now)
+        self._sooner.clear()
+        self._expiry_at = await self._queue.next_expiry(silence_ms=SILENCE_MS)
+        if self._expiry_at is not None:
+            # one millisecond later than what the store said, so that `<` and `<=` mean the same
+            self._expiry_at = max(self._expiry_at + 1, now + 10)
+            if now < self._judge_silence_from:
+                self._expiry_at = max(self._expiry_at, min(self._judge_silence_from, now + OFFER_MS))
+        await self._sleep_until_expiry()
+
+    async def _sleep_until_expiry(self) -> None:
+        """Wait for the kept moment, or for it to move closer; notice when the machine slept longer than that."""
+        if self._expiry_at is None:
+            await self._sooner.wait()
+            return
+        seconds = max(0.0, (self._expiry_at - self._clock.now_ms()) / 1000)
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._sooner.wait()
+        except TimeoutError:
+            pass
+        late = self._clock.monotonic() - began - seconds
+        if late * 1000 > HEARTBEAT_EVERY_MS:
+            _log.warning("the control plane stood still for %.1f s; runners get %d ms to speak", late, SILENCE_MS)
+            self._judge_silence_from = self._clock.now_ms() + SILENCE_MS
+
+    # pieces
+
+    def _silence_ms(self, now: int) -> int:
+        return SILENCE_MS if now >= self._judge_silence_from else _FOREVER_MS
+
+    def _expire_by(self, at: int) -> None:
+        if self._expiry_at is None or at < self._expiry_at:
+            self._expiry_at = at
+            self._sooner.set()
+
+    async def _send(self, offer: Offer) -> None:
+        now = self._clock.now_ms()
+        job = _Job(offer.kind, offer.subject, offer.runner, offer.timeout_ms, now)
+        job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
+        self._jobs[offer.job] = job
+        self._expire_by(now + OFFER_MS)
+        link = self._links.get(offer.runner)
+        if link is None or link.draining:  # it left while the offer was being stored
+            await self._give_back(job, offer.runner, now)
+            return
+        for want in link.wants():
+            if want.caps == _caps_of(offer.kind):
+                link.free[want.caps] -= 1
+        link.connection.offer(offer, OFFER_MS)
+
+    async def _give_back(self, job: _Job, runner: RunnerId, now: int) -> None:
+        claim, job.claim = job.claim, None
+        if claim is not None:
+            self._jobs.pop(claim.job, None)
+            await self._queue.decline(claim, runner, now=now)
+            self._wakeups.notify(channels.READY)
+
+    async def _take_back(self, view: LeaseView, now: int) -> None:
+        """Free a lease that its runner, just connected, does not know of: its process is gone, or never began."""
+        claim = Claim(job=view.job, fence=view.fence, nonce=view.nonce)
+        self._jobs.pop(view.job, None)
+        if not view.confirmed:
+            await self._queue.decline(claim, view.runner, now=now)
+        else:
+            outcome = Outcome(succeeded=False, reason="setup", message="The runner restarted and lost this attempt.")
+            result = await self._queue.finish(Finish(claim=claim, outcome=outcome), now=now)
+            if result.run is not None:
+                await closing.announce(self._runs, self._wakeups, result.run, now)
+        self._wakeups.notify(channels.READY)
+
+    def _lose(self, lost: LostLease) -> None:
+        job = self._jobs.pop(lost.job, None)
+        link = self._links.get(lost.runner)
+        if link is not None:
+            link.connection.drop(lost.job, lost.fence, f"The lease is over: {lost.end}.")
+        if job is not None:
+            self._wake_subject(job)
+        _log.info("job %d of %s was taken back from runner %s: %s", lost.job, lost.subject, lost.runner, lost.end)
+
+    def _tell(self, runner: RunnerId, connection: RunnerConnection, result: HeartbeatResult) -> None:
+        link = self._links.get(runner)
+        if link is None or link.connection is not connection:
+            return
+        for job, fence in result.lost:
+            connection.drop(job, fence, "The lease was lost.")
+        for job, fence, reason in result.cancels:
+            connection.cancel(job, fence, reason)
+
+    async def _job(self, job_id: JobId, runner: RunnerId) -> _Job | None:
+        """Return what is known of a job; after a restart of this process the store knows it."""
+        known = self._jobs.get(job_id)
+        if known is None:
+            for view in await self._queue.leases(runner):
+                if view.job == job_id:
+                    known = self._remember(view, 0)
+        return known
+
+    def _remember(self, view: LeaseView, offered_at: int) -> _Job:
+        timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
+        job = _Job(view.kind, view.subject, view.runner, timeout_ms or _FOREVER_MS, offered_at)
+        self._jobs[view.job] = job
+        return job
+
+    async def _until_visible(self, job: _Job) -> None:
+        """Wait until the run is MIN_VISIBLE_MS old; a job offered longer ago than that needs no look at the run."""
+        if self._clock.now_ms() - job.offered_at >= MIN_VISIBLE_MS:
+            return
+        run = await self._runs.find(job.subject)
+        if run is not None:
+            wait_ms = min(run.created_at + MIN_VISIBLE_MS - self._clock.now_ms(), MIN_VISIBLE_MS)
+            if wait_ms > 0:
+                await asyncio.sleep(wait_ms / 1000)
+
+    def _wake_subject(self, job: _Job) -> None:
+        if job.kind is JobKind.SUBTASK:
+            self._wakeups.notify(channels.run(RunSlug(job.subject)))
+        else:
+            self._wakeups.notify(channels.version(job.subject))
+        self._wakeups.notify(channels.log(job.subject))
+        self._wakeups.notify(channels.EVENTS)
+
+
+def _record(runner: RunnerRecord, *, connected: bool, draining: bool, now: int) -> RunnerRecord:
+    return RunnerRecord(
+        id=runner.id,
+        name=runner.name,
+        version=runner.version,
+        capabilities=runner.capabilities,
+        labels=runner.labels,
+        slots=runner.slots,
+        connected=connected,
+        last_seen=now,
+        draining=draining,
+    )
+
+
+def _caps_of(kind: JobKind) -> str:
+    return "builds" if kind is JobKind.BUILD else "workers"
