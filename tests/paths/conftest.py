@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +34,7 @@ def free_port() -> int:
 class Plane:
     """A running `clawplane up` (or its parts) with a data directory of its own."""
 
-    data: Path
+    data: Path  # exists
     port: int = field(default_factory=free_port)
     key: str = field(default_factory=lambda: f"scraper_api_{secrets.token_hex(24)}")
     prefix: tuple[str, ...] = ()
@@ -94,6 +96,37 @@ class Plane:
     def json(self, *arguments: str, check: bool = True) -> Any:
         return json.loads(self.cli(*arguments, "--json", check=check).stdout)
 
+    def push(self, name: str, main: str, **parts: Any) -> str:
+        """Push a Python Worker made of its main.py and return its path."""
+        file = self.data / f"{name}.zip"
+        file.write_bytes(package(main, **parts))
+        self.json("workers", "push", str(file), "--name", name)
+        return f"local~{name}"
+
+    def start(self, worker: str, **custom: Any) -> str:
+        """Start a run and return its slug."""
+        return str(self.json("runs", "start", worker, "--input", json.dumps(custom), "--no-wait")["run_slug"])
+
+    def run(self, worker: str, *options: str, **custom: Any) -> dict[str, Any]:
+        """Start a run, wait for its end and return it, whatever the end."""
+        answer: dict[str, Any] = self.json(
+            "runs", "start", worker, "--input", json.dumps(custom), "--cpus", "1", *options, check=False
+        )
+        return answer
+
+    def wait(self, slug: str) -> dict[str, Any]:
+        """Follow a run's log to its end and return the run."""
+        self.cli("runs", "logs", slug, "--follow")
+        answer: dict[str, Any] = self.json("runs", "show", slug)
+        return answer
+
+    def log(self, slug: str) -> str:
+        return self.cli("runs", "logs", slug).stdout
+
+    def rows(self, slug: str) -> list[dict[str, Any]]:
+        lines = self.cli("runs", "export", slug, "--format", "jsonl").stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
     def http(self, **options: Any) -> httpx.Client:
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=100, trust_env=False, **options
@@ -123,6 +156,33 @@ def _drain(stream: Any, said: list[str]) -> None:
         return  # closed by stop()
 
 
+SDK = PROJECT / "src" / "clawplane" / "sdk" / "templates" / "python"
+INPUT_SCHEMA = {"properties": [{"name": "n", "type": "integer", "editor": "number", "default": 1}]}
+
+
+def package(main: str, *, schema: dict[str, Any] | None = None, files: dict[str, str] | None = None) -> bytes:
+    """Return the ZIP of a Python Worker with the SDK's files."""
+    content = {
+        "main.py": main,
+        "requirements.txt": "grpcio\nprotobuf\n",
+        "input_schema.json": json.dumps(schema or INPUT_SCHEMA),
+        "output_schema.json": "[]",
+        "README.md": "A test Worker.",
+    } | (files or {})
+    for name in ("sdk.py", "sdk_pb2.py", "sdk_pb2_grpc.py"):
+        content.setdefault(name, (SDK / name).read_text(encoding="utf-8"))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def make_package() -> Callable[..., bytes]:
+    return package
+
+
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """One running clawplane for every test that does not break it."""
@@ -138,6 +198,7 @@ def make_plane(tmp_path: Path) -> Iterator[Callable[..., Plane]]:
     planes: list[Plane] = []
 
     def make(name: str = "plane", **options: Any) -> Plane:
+        (tmp_path / name).mkdir()
         plane = Plane(tmp_path / name, **options)
         planes.append(plane)
         return plane
