@@ -36,7 +36,8 @@ def split(schema: InputSchema, custom: Mapping[str, object], *, limit: int = DEF
 
 
 def _split_fields(schema: InputSchema, custom: Mapping[str, object], limit: int) -> list[dict[str, object]]:
-    preferred = [field for field in schema.fields if field not in schema.remove_fields]
+    set_aside = frozenset(schema.remove_fields)
+    preferred = [field for field in schema.fields if field not in set_aside]
     items = {field: meaningful_items(field, custom.get(field)) for field in preferred}
     removed: tuple[str, ...] = schema.remove_fields
     if not any(items.values()):
@@ -127,10 +128,11 @@ def limits_problems(limits: object, fields: Sequence[str]) -> list[str]:
         return []
     if not isinstance(limits, list):
         return ["limits must be an array"]
-    return [problem for item in limits if (problem := _limit_problem(item, fields))]
+    known = frozenset(fields)
+    return [problem for item in limits if (problem := _limit_problem(item, known))]
 
 
-def _limit_problem(item: object, fields: Sequence[str]) -> str:
+def _limit_problem(item: object, fields: frozenset[str]) -> str:
     if not isinstance(item, dict):
         return "limits must hold objects"
     field = item.get("field")
