@@ -11,6 +11,7 @@ TAIL_LINES = 200
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_NOISE = ("Using Python ",)
 _PHASES = (
     (re.compile(r"Resolved \d+ package"), "downloading"),
     (re.compile(r"Prepared \d+ package"), "installing"),
@@ -67,7 +68,7 @@ class BuildLog:
 
     def _add(self, raw: str) -> None:
         line = _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _ESCAPES.sub("", raw)).rstrip()
-        if not line:
+        if not line or line.startswith(_NOISE):
             return
         for pattern, phase in _PHASES:
             if pattern.match(line):

@@ -96,9 +96,7 @@ async def find_node(environ: Mapping[str, str]) -> NodeRuntime:
     registries += [str(value) for key, value in settings.items() if key.startswith("@") and key.endswith(":registry")]
     files = [Path(str(settings[name])) for name in ("globalconfig", "userconfig") if settings.get(name)]
     readable = [*_outside_system(Path(node)), *_outside_system(Path(npm))]
-    for name in (settings.get("cafile"), environ.get("NODE_EXTRA_CA_CERTS")):
-        if name and Path(str(name)).is_file():
-            readable.append(Path(str(name)))
+    readable += _existing_files(settings.get("cafile"), environ.get("NODE_EXTRA_CA_CERTS"))
     return NodeRuntime(
         node=Path(node),
         npm=Path(npm),
@@ -107,6 +105,10 @@ async def find_node(environ: Mapping[str, str]) -> NodeRuntime:
         readable=tuple(dict.fromkeys(readable)),
         settings="\n".join(line for file in files for line in _registry_lines(file, environ)),
     )
+
+
+def _existing_files(*names: object) -> list[Path]:
+    return [path for name in names if name and (path := Path(str(name))).is_file()]
 
 
 def _registry_lines(file: Path, environ: Mapping[str, str]) -> list[str]:

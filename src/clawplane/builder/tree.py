@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,19 +40,18 @@ def seal(root: Path) -> Measure:
 
 
 def remove(root: Path) -> None:
-    """Remove a tree, also one whose directories were made unwritable."""
-
-    def unlock(function: object, path: str, _: object) -> None:
-        parent = Path(path).parent
-        for directory in (parent, Path(path)):
-            if directory.is_dir() and not directory.is_symlink():
-                directory.chmod(0o700)
-        if Path(path).is_dir() and not Path(path).is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            Path(path).unlink(missing_ok=True)
-
-    shutil.rmtree(root, onerror=unlock)
+    """Remove a tree or link, also one that is nested very deeply or whose directories were made unwritable."""
+    if root.is_symlink() or root.is_file():
+        root.unlink()
+        return
+    try:
+        shutil.rmtree(root)
+    except (OSError, RecursionError):
+        if not root.exists():
+            return
+        # Neither program follows links below its argument, and both walk any depth.
+        subprocess.run(["chmod", "-R", "u+rwX", "--", str(root)], check=False, capture_output=True)
+        subprocess.run(["rm", "-rf", "--", str(root)], check=True, capture_output=True)
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
@@ -73,7 +73,7 @@ def _walk(root: Path, *, seal: bool) -> Measure:
     while pending:
         directory, depth = pending.pop()
         if depth > MAXIMUM_DEPTH:
-            raise UnusableTree(f"the environment is nested more than {MAXIMUM_DEPTH} directories deep.")
+            raise UnusableTree(f"it is nested more than {MAXIMUM_DEPTH} directories deep.")
         if seal:
             os.chmod(directory, 0o755)  # noqa: PTH101, S103 - a Worker runs as somebody else and has to read it
         with os.scandir(directory) as children:
@@ -97,3 +97,20 @@ def _seal_file(path: str, status: os.stat_result) -> None:
     wanted = 0o555 if status.st_mode & stat.S_IXUSR else 0o444
     if stat.S_IMODE(status.st_mode) != wanted:
         os.chmod(path, wanted)  # noqa: PTH101 - see above; `status` says that it is no link, and nobody is left to swap it
+
+
+def names_in(root: Path, *parts: str, maximum: int) -> list[str]:
+    """List a directory below `root`, following no link on the way; at most `maximum` names."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    opened: list[int] = []
+    try:
+        opened.append(os.open(root, flags))
+        for part in parts:
+            opened.append(os.open(part, flags, dir_fd=opened[-1]))
+        with os.scandir(opened[-1]) as children:
+            return [child.name for child, _ in zip(children, range(maximum), strict=False)]
+    except OSError as error:
+        raise UnusableTree(f"{'/'.join(parts)} cannot be listed: {error.strerror}.") from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)

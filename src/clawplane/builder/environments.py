@@ -1,0 +1,278 @@
+"""Keep installed dependencies on disk, each set built once, shared read-only, and thrown away by age and size.
+
+Theory of operation
+    root/environments/FINGERPRINT/  environment.json (ours) and tree/ (what a Worker sees); `used` is touched on each use
+    root/work/                      what install steps may write: uv/ and npm/ (caches), building/ (builds under way)
+    root/locks/FINGERPRINT          the lock an environment was built with, for building it again without the network
+    root/busy/                      flock files: FINGERPRINT (one builder at a time), cache (builders share it)
+
+    An environment appears by one rename of a complete directory, so a crash at any point leaves either nothing or all of it.
+    What a dead builder left under building/ is removed at the next opening, unless its flock is still held. After a
+    reboot the size of a tree is compared with its record once: a machine that lost power may have lost file contents.
+    environment.json is written by us, after the build's processes are gone, into a directory they never saw.
+    tree/ may have been written by hostile set-up code; see `tree` for how it is handled and `python_steps` for why it can
+    only harm those who asked for it. The trusted warm layer is kept under fingerprints of its own, which no Worker's plan
+    can produce, and is built from wheels only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+from weakref import WeakValueDictionary
+
+from clawplane.builder import collecting
+from clawplane.builder.access import IndexAccess
+from clawplane.builder.build_log import BuildLog
+from clawplane.builder.errors import BuildFailed
+from clawplane.builder.file_locks import locked
+from clawplane.builder.gate import Destination
+from clawplane.builder.launcher import Launcher
+from clawplane.builder.node_steps import NodeInstaller
+from clawplane.builder.plan import GoPlan, Language, NodePlan, Plan, PythonPlan, fingerprint
+from clawplane.builder.python_steps import TREE, PythonInstaller, installed_versions
+from clawplane.builder.requirements import Requirement
+from clawplane.builder.steps import Build
+from clawplane.builder.tools import NodeRuntime, Tools, find_node
+from clawplane.builder.tree import UnusableTree, measure, remove, seal
+
+WARM_PACKAGES = ("grpcio", "protobuf", "typing-extensions")
+"""What importing the SDK loads; typing-extensions is grpcio's own dependency."""
+
+_RECORD = "environment.json"
+_USED = "used"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One installed set of dependencies.
+
+    path: the tree, to be shown read-only at the cache's mount point; the other paths are inside it. lock: what was
+    installed, `name==version` lines for Python and package-lock.json for Node. warm: versions of grpcio, protobuf and
+    typing-extensions, as far as installed. size in bytes; reused: it was there already.
+    """
+
+    fingerprint: str
+    language: Language
+    path: Path
+    interpreter: Path | None
+    site_directories: tuple[Path, ...]
+    node_modules: Path | None
+    lock: str
+    warm: dict[str, str]
+    size: int
+    reused: bool
+
+
+class EnvironmentCache:
+    """Environments below one directory, which belongs to this cache alone; several processes may share it.
+
+    mount_point: where runners show an environment's tree to Workers, written into byte-code; further: destinations
+    builds may reach besides the configured indexes.
+    """
+
+    def __init__(
+        self, root: Path, tools: Tools, *, mount_point: str = "/env", further: Iterable[Destination] = ()
+    ) -> None:
+        self._root = root
+        self._tools = tools
+        self._access = IndexAccess(tools.indexes, tools.environ, further=further)
+        self._environments = root / "environments"
+        self._work = root / "work"
+        self._building = self._work / "building"
+        self._busy = root / "busy"
+        self._locks = root / "locks"
+        self._node: NodeRuntime | None = None
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        for directory in (self._environments, self._building, self._busy, self._locks):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._python = PythonInstaller(tools, self._access, self._work, mount_point)
+        collecting.remove_left_overs(self._building, self._busy)
+
+    async def ensure(
+        self,
+        plan: Plan,
+        *,
+        launcher: Launcher,
+        on_log: Callable[[str], None],
+        on_progress: Callable[[str], None] = lambda phase: None,
+    ) -> Environment:
+        """Return the environment of a plan, building it first when it is not there.
+
+        Raises BuildFailed with the installer's own message. However many callers ask for one plan at once, in any number of
+        processes, it is built once; callers that wait get no log.
+        """
+        runtime = (await self._find_node()).version if isinstance(plan, NodePlan) else self._python_runtime
+        name = fingerprint(
+            plan, runtime=runtime, platform=self._tools.platform, configuration=self._tools.indexes.digest
+        )
+        return await self._ensure(name, plan, launcher, BuildLog(on_log, on_progress), sources=True)
+
+    async def ensure_warm_layer(
+        self, warm: dict[str, str], *, launcher: Launcher, on_log: Callable[[str], None] = lambda line: None
+    ) -> Path:
+        """Return a site directory with exactly these versions of WARM_PACKAGES, for a trusted process to import from.
+
+        Only wheels are accepted, so no set-up code had a part in it. Raises BuildFailed when there are none.
+        """
+        pins = tuple(Requirement(name, versions=(f"=={warm[name]}",)) for name in WARM_PACKAGES if name in warm)
+        plan = PythonPlan(pins)
+        configuration = hashlib.sha256(f"warm layer {self._tools.indexes.digest}".encode()).hexdigest()
+        name = fingerprint(
+            plan, runtime=self._python_runtime, platform=self._tools.platform, configuration=configuration
+        )
+        log = BuildLog(on_log, lambda phase: None)
+        return (await self._ensure(name, plan, launcher, log, sources=False)).site_directories[0]
+
+    async def collect(self, *, max_age: float, max_bytes: int, in_use: set[str]) -> collecting.Collected:
+        """Remove environments unused for `max_age` seconds, then the longest unused until `max_bytes` are kept.
+
+        in_use: fingerprints that stay in any case; so do those used in the last ten minutes. The installers' caches are
+        emptied when they alone are larger than half of `max_bytes` and no build runs.
+        """
+        return await asyncio.to_thread(
+            collecting.collect, self._root, max_age=max_age, max_bytes=max_bytes, in_use=in_use, now=time.time()
+        )
+
+    @property
+    def _python_runtime(self) -> str:
+        return f"{self._tools.python.implementation}-{self._tools.python.version}"
+
+    async def _find_node(self) -> NodeRuntime:
+        if self._node is None:
+            self._node = await find_node(self._tools.environ)
+        return self._node
+
+    async def _ensure(self, name: str, plan: Plan, launcher: Launcher, log: BuildLog, *, sources: bool) -> Environment:
+        if (found := await self._open(name, reused=True)) is not None:
+            return found
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._one_builder(name))
+            await stack.enter_async_context(locked(self._busy / name))
+            if (found := await self._open(name, reused=True)) is not None:
+                return found
+            await stack.enter_async_context(locked(self._busy / "cache", shared=True))
+            await self._build(name, plan, launcher, log, sources=sources)
+            built = await self._open(name, reused=False)
+        if built is None:
+            raise BuildFailed("The environment vanished while it was built: is the disk full or failing?", log.tail)
+        return built
+
+    @asynccontextmanager
+    async def _one_builder(self, name: str) -> AsyncIterator[None]:
+        """Let one task of this process at a time build a name; the others wait without polling."""
+        turn = self._turns.setdefault(name, asyncio.Lock())
+        async with turn:
+            yield
+
+    async def _build(self, name: str, plan: Plan, launcher: Launcher, log: BuildLog, *, sources: bool) -> None:
+        directory = self._building / f"{name}.{uuid.uuid4().hex}"
+        staging = self._building / f"{name}.{uuid.uuid4().hex}"
+        directory.mkdir()
+        try:
+            lock = await self._install(Build(directory, launcher, log), plan, self._known_lock(name), sources=sources)
+            await asyncio.to_thread(self._publish, name, plan.language, directory / TREE, staging, lock)
+        except (OSError, UnusableTree) as error:
+            raise BuildFailed(f"The environment cannot be kept: {error}", log.tail) from error
+        finally:
+            await asyncio.shield(asyncio.to_thread(_remove_both, directory, staging))
+
+    async def _install(self, build: Build, plan: Plan, lock: str | None, *, sources: bool) -> str:
+        match plan:
+            case PythonPlan():
+                return await self._python.install(build, plan, lock=lock, sources=sources)
+            case NodePlan():
+                installer = NodeInstaller(await self._find_node(), self._access, self._work)
+                return await installer.install(build, plan, lock=lock)
+            case GoPlan():
+                build.private_directory(TREE)
+                return ""
+            case _:
+                assert_never(plan)
+
+    def _publish(self, name: str, language: Language, tree: Path, staging: Path, lock: str) -> None:
+        """Make a finished tree an environment."""
+        staging.mkdir()
+        tree.rename(staging / TREE)
+        size = seal(staging / TREE)
+        versions = installed_versions(lock) if language == "python" else {}
+        record = {
+            "fingerprint": name,
+            "language": language,
+            "lock": lock,
+            "warm": {package: versions[package] for package in WARM_PACKAGES if package in versions},
+            "size": size.size,
+            "entries": size.entries,
+            "created": int(time.time()),
+            "boot": _boot(),
+        }
+        (staging / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        (staging / _USED).touch()
+        new_lock = self._locks / f"{name}.new"
+        new_lock.write_text(lock, encoding="utf-8")
+        new_lock.rename(self._locks / name)
+        staging.rename(self._environments / name)
+
+    def _known_lock(self, name: str) -> str | None:
+        try:
+            return (self._locks / name).read_text(encoding="utf-8") or None
+        except (FileNotFoundError, UnicodeDecodeError):
+            return None
+
+    async def _open(self, name: str, *, reused: bool) -> Environment | None:
+        """Read an environment and mark it used; None when it is not there or was damaged by a crash of the machine."""
+        directory = self._environments / name
+        try:
+            os.utime(directory / _USED)
+            record = json.loads((directory / _RECORD).read_bytes())
+        except (OSError, ValueError):
+            return None
+        if record["boot"] != _boot() and not await asyncio.to_thread(self._survived, directory, record):
+            return None
+        tree = directory / TREE
+        python = record["language"] == "python"
+        return Environment(
+            fingerprint=name,
+            language=record["language"],
+            path=tree,
+            interpreter=tree / "bin" / "python" if python else None,
+            site_directories=(tree / self._python.site_packages,) if python else (),
+            node_modules=tree / "node_modules" if record["language"] == "node" else None,
+            lock=record["lock"],
+            warm=record["warm"],
+            size=record["size"],
+            reused=reused,
+        )
+
+    def _survived(self, directory: Path, record: dict[str, object]) -> bool:
+        """Compare a tree with its record after a reboot, once; a damaged one makes room for a new build."""
+        with suppress(OSError, UnusableTree):
+            found = measure(directory / TREE)
+            if (found.size, found.entries) == (record["size"], record["entries"]):
+                renewed = directory / f"{_RECORD}.{uuid.uuid4().hex}"
+                renewed.write_text(json.dumps(record | {"boot": _boot()}), encoding="utf-8")
+                renewed.rename(directory / _RECORD)
+                return True
+        trash = self._building / f"{directory.name}.{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            directory.rename(trash)
+            remove(trash)
+        return False
+
+
+def _remove_both(*directories: Path) -> None:
+    for directory in directories:
+        remove(directory)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,0 +1,202 @@
+"""Install Python requirements: resolve and link wheels, build sources only when there is no other way, compile.
+
+Theory of operation, with the attacker in mind
+    Two trees live side by side: the *shared* directory with uv's cache, from which every environment is hard-linked and
+    which the trusted warm layer also comes from, and the *build's own* directory. The one rule that must never break:
+
+        **While the shared directory is writable, no code of a package runs.**
+
+    * Wheels step: the shared directory is writable, the gate is open, and uv runs with `--only-binary :all:`. A wheel
+      is unpacked as data. uv also starts the environment's interpreter to ask for its paths, which would execute `.pth` files
+      of wheels already installed: so every attempt starts from an empty environment.
+    * Compile step: uv's own `--compile-bytecode` starts the environment's interpreter *after* installing, and with it every
+      `.pth` file of every wheel. So it is not used. The base interpreter compiles (`-I -S`: no site, no .pth), without
+      network, with the build's directory writable only. An existing file there may share its inode with the cache; the
+      compiler only creates files.
+    * Sources step: set-up code is hostile and runs here. The shared directory is not even visible: uv gets an empty cache in
+      the build's directory, which is deleted with it. Nothing of it is ever copied to the shared side; the result is an
+      environment that only Workers with the very same requirements use. The gate stays open for build requirements,
+      to the indexes only, read-only where credentials are involved, and no credential is inside.
+    * Reading the result happens from outside, in `tree`, which follows no link.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from clawplane.builder.access import IndexAccess
+from clawplane.builder.errors import BuildFailed
+from clawplane.builder.gate import Gate
+from clawplane.builder.plan import PythonPlan
+from clawplane.builder.requirements import canonical_name
+from clawplane.builder.steps import Build
+from clawplane.builder.tools import Tools
+from clawplane.builder.tree import UnusableTree, names_in, remove
+
+TREE = "tree"
+_NO_WHEELS = re.compile(r"no usable wheels|[Ww]heels are required|building from source is disabled")
+_INSTALLED = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-(?P<version>[A-Za-z0-9.!+_]+)\.dist-info")
+_MAXIMUM_NAMES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class PythonInstaller:
+    """Fills a build's `tree` with a virtual environment. `shared` holds uv's cache; see above who may write it."""
+
+    tools: Tools
+    access: IndexAccess
+    shared: Path
+    mount_point: str
+
+    @property
+    def site_packages(self) -> str:
+        """Where packages are, relative to the tree."""
+        return f"lib/python{self.tools.python.short_version}/site-packages"
+
+    async def install(self, build: Build, plan: PythonPlan, *, lock: str | None, sources: bool) -> str:
+        """Install a plan and return its lock: sorted `name==version` lines.
+
+        lock: of an earlier build of the same plan, tried first and without network; sources: whether source
+        distributions may be built when there are no wheels.
+        """
+        tree = build.directory / TREE
+        if not await self._installed(build, plan, lock=lock, sources=sources):
+            raise BuildFailed(_explain(build, plan), build.log.tail)
+        remove(build.directory / "cache")
+        await self._compile(build, tree)
+        return _read_lock(tree, self.site_packages)
+
+    async def _installed(self, build: Build, plan: PythonPlan, *, lock: str | None, sources: bool) -> bool:
+        if lock and await self._attempt(build, lock, gate=None, flags=["--offline", "--no-deps"]):
+            return True
+        gate = await self._gate(build, plan)
+        if await self._attempt(build, plan.text, gate=gate):
+            return True
+        lacking = any(_NO_WHEELS.search(line) for line in build.log.step)
+        if lacking and sources:
+            build.log.say("There is no wheel for everything; building from source, isolated.")
+            return await self._attempt(build, plan.text, gate=await self._gate(build, plan), from_source=True)
+        if lacking or gate.reached:
+            return False
+        build.log.say("The package index cannot be reached; trying what is cached on this runner.")
+        failed = list(build.log.step)
+        if await self._attempt(build, plan.text, gate=None, flags=["--offline"]):
+            return True
+        build.log.step.clear()
+        build.log.step.extend(failed)
+        return False
+
+    async def _gate(self, build: Build, plan: PythonPlan) -> Gate:
+        return await self.access.python_gate([wanted.name for wanted in plan.requirements], build.log.say)
+
+    async def _attempt(
+        self, build: Build, wanted: str, *, gate: Gate | None, from_source: bool = False, flags: list[str] | None = None
+    ) -> bool:
+        """Install into a new tree."""
+        tree = build.directory / TREE
+        remove(tree)
+        self._make_environment(tree)
+        file = build.directory / "requirements.txt"
+        file.write_text(wanted, encoding="utf-8")
+        cache = build.private_directory("cache") if from_source else self.shared / "uv"
+        only = [] if from_source else ["--only-binary", ":all:"]
+        python = tree / "bin" / "python"
+        return await build.run(
+            "resolving",
+            [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *(flags or [])],
+            environment=build.base_environment() | self._variables(cache),
+            readable=self._readable(),
+            writable=[build.directory if from_source else self.shared],
+            gate=gate,
+        )
+
+    def _make_environment(self, tree: Path) -> None:
+        """Lay out an empty, relocatable virtual environment: three links and a file, quicker than asking a program."""
+        runtime = self.tools.python
+        (tree / self.site_packages).mkdir(parents=True)
+        (tree / "lib64").symlink_to("lib")
+        (tree / "bin").mkdir()
+        (tree / "bin" / "python").symlink_to(runtime.executable)
+        for name in ("python3", f"python{runtime.short_version}"):
+            (tree / "bin" / name).symlink_to("python")
+        settings = {
+            "home": str(runtime.executable.parent),
+            "implementation": runtime.implementation,
+            "version_info": runtime.version,
+            "include-system-site-packages": "false",
+            "relocatable": "true",
+        }
+        (tree / "pyvenv.cfg").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+
+    def _variables(self, cache: Path) -> dict[str, str]:
+        indexes = self.tools.indexes
+        variables = {
+            **indexes.settings,
+            "UV_CACHE_DIR": str(cache),
+            "UV_NO_CONFIG": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+            "UV_LINK_MODE": "hardlink",
+        }
+        if indexes.default:
+            variables["UV_DEFAULT_INDEX"] = self.access.for_installer(indexes.default)
+        else:
+            variables["UV_NO_INDEX"] = "1"
+        if indexes.extra:
+            variables["UV_INDEX"] = " ".join(self.access.for_installer(address) for address in indexes.extra)
+        if indexes.links:
+            variables["UV_FIND_LINKS"] = ",".join(self.access.for_installer(link) for link in indexes.links)
+        if indexes.insecure_hosts:
+            variables["UV_INSECURE_HOST"] = " ".join(indexes.insecure_hosts)
+        if indexes.certificates:
+            variables["SSL_CERT_FILE"] = str(indexes.certificates)
+        return variables
+
+    def _readable(self) -> list[Path]:
+        indexes = self.tools.indexes
+        certificates = [indexes.certificates] if indexes.certificates else []
+        return [self.tools.uv, *self.tools.python.readable, *indexes.directories, *certificates]
+
+    async def _compile(self, build: Build, tree: Path) -> None:
+        """Write byte-code that never needs checking, naming the files as the Worker will see them.
+
+        A file that does not compile, such as a template or a test for other versions, is no reason to fail.
+        """
+        options = ["-qq", "-j", "0", "--invalidation-mode", "unchecked-hash"]
+        options += ["-s", str(tree), "-p", self.mount_point]
+        await build.run(
+            "compiling",
+            [str(self.tools.python.executable), "-I", "-S", "-m", "compileall", *options, str(tree / "lib")],
+            environment=build.base_environment(),
+            readable=self.tools.python.readable,
+            writable=[build.directory],
+        )
+
+
+def installed_versions(lock: str) -> dict[str, str]:
+    """Read a lock: version by canonical name."""
+    return dict(line.split("==", 1) for line in lock.splitlines() if "==" in line)
+
+
+def _read_lock(tree: Path, site_packages: str) -> str:
+    """Derive the lock from the names of the installed metadata directories."""
+    try:
+        names = names_in(tree, *site_packages.split("/"), maximum=_MAXIMUM_NAMES)
+    except UnusableTree as error:
+        raise BuildFailed(f"The installed environment cannot be used: {error}") from None
+    found = [match for name in names if (match := _INSTALLED.fullmatch(name))]
+    return "".join(sorted(f"{canonical_name(match['name'])}=={match['version']}\n" for match in found))
+
+
+def _explain(build: Build, plan: PythonPlan) -> str:
+    """Take the installer's own words from its last error on, and say when one of our own additions is in the way."""
+    lines = list(build.log.step)
+    starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    message = "\n".join(lines[starts[-1] :] if starts else lines[-10:])
+    message = message.removeprefix("error:").strip() or "The installer failed without a word."
+    ours = [name for name in plan.added if re.search(rf"\b{name}\b", message)]
+    if ours:
+        message += f"\nclawplane adds {' and '.join(ours)} for the SDK; pin it in requirements.txt to choose a version."
+    return message
