@@ -1,0 +1,35 @@
+"""What a runner is told when it starts: frozen values, no effects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Everything an operator decides about one runner; sizes in bytes, times in seconds.
+
+    `data` is this runner's own directory: its identity, package cache and environments live there.
+    """
+
+    url: str
+    token: str = field(repr=False)
+    data: Path
+    name: str
+    slots: int = 8
+    """Subtasks at once."""
+    build_slots: int = 2
+    labels: Mapping[str, str] = field(default_factory=dict)
+    unsafe_no_sandbox: bool = False
+    drain_seconds: float = 8.0
+    """How long running work is waited for after the first signal."""
+    package_cache_bytes: int = 4096 * MIB
+    environment_max_bytes: int = 20_000 * MIB
+    environment_max_age_days: float = 30.0
+    buffer_bytes: int = 96 * MIB
+    """What all attempts together may hold in memory that is not stored yet."""
+    attempt_buffer_bytes: int = 8 * MIB

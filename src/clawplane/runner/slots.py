@@ -1,0 +1,35 @@
+"""Count how many jobs of each capability may still be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from clawplane.domain.leases import JobKind
+
+CAPABILITY: Mapping[JobKind, str] = {JobKind.SUBTASK: "workers", JobKind.BUILD: "builds"}
+"""The capability a runner needs for each kind of job."""
+
+
+class Slots:
+    """Free slots by capability."""
+
+    def __init__(self, total: Mapping[str, int]) -> None:
+        self._total = dict(total)
+        self._taken = dict.fromkeys(total, 0)
+
+    @property
+    def free(self) -> dict[str, int]:
+        """Return how many are free, by capability."""
+        return {capability: total - self._taken[capability] for capability, total in self._total.items()}
+
+    def take(self, kind: JobKind) -> bool:
+        """Take a slot for a job; False when none is free."""
+        capability = CAPABILITY[kind]
+        if self._taken.get(capability, 0) >= self._total.get(capability, 0):
+            return False
+        self._taken[capability] += 1
+        return True
+
+    def give(self, kind: JobKind) -> None:
+        """Give a slot back."""
+        self._taken[CAPABILITY[kind]] -= 1
