@@ -66,7 +66,7 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     build_slots: int = 2
     labels: dict[str, str] = {}
     unsafe_no_sandbox: bool = False
-    drain_seconds: float = 8.0
+    drain_seconds: float = 30.0
     environment_max_bytes: int = 20_000 * MIB
     environment_max_age_days: float = 30.0
     log_level: str = "info"
@@ -149,6 +149,7 @@ def runner_settings(
     slots: int | None = None,
     labels: Mapping[str, str] | None = None,
     unsafe_no_sandbox: bool = False,
+    drain_seconds: float = 30.0,
     log_level: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunnerDaemonSettings:
@@ -177,6 +178,7 @@ def runner_settings(
         slots=slots if slots is not None else whole_number(env, "CLAWPLANE_SLOTS", default_slots(), low=1, high=4096),
         labels=dict(labels or {}),
         unsafe_no_sandbox=unsafe_no_sandbox,
+        drain_seconds=drain_seconds,
         log_level=log_level or env.get("CLAWPLANE_LOG") or "info",
     )
 

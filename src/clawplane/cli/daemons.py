@@ -87,7 +87,7 @@ def up(
     )
     runner_child = Child(
         "runner",
-        [*shared, "--url", settings.url, "--token-file", str(token_file)]
+        [*shared, "--url", settings.url, "--token-file", str(token_file), "--drain", "2"]
         + (["--slots", str(slots)] if slots else [])
         + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else []),
         without=["CLAWPLANE_API_KEY", "CLAWPLANE_RUNNER_TOKEN"],
@@ -154,6 +154,7 @@ def runner(
     slots: Slots = None,
     label: Annotated[list[str] | None, Parameter(name="--label", negative="")] = None,
     unsafe_no_sandbox: Unsafe = False,
+    drain: float = 30.0,
     log: Log = None,
     parent: Parent = None,
 ) -> None:
@@ -169,6 +170,8 @@ def runner(
         Shown in lists; default: the host's name.
     label
         NAME=VALUE; repeat the option for several.
+    drain
+        Seconds that running work is given after the first signal; then it is stopped and starts elsewhere.
     """
     _end_with(parent)
     try:
@@ -180,6 +183,7 @@ def runner(
             slots=slots,
             labels=_labels(label or []),
             unsafe_no_sandbox=unsafe_no_sandbox,
+            drain_seconds=drain,
             log_level=log,
         )
     except ClawplaneError as error:
