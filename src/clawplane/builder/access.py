@@ -1,9 +1,9 @@
 """Open gates to the operator's indexes and registries, and find out where their pages lead.
 
-An index commonly serves its pages from one host and its files from another. Which one is learned by reading, outside the
-sandbox, the index's page of a package: first of one that every Python environment has, which is remembered; then, when a
-name is still unknown, of the packages that this build asks for, which is forgotten with the build, because whoever wrote
-the Worker also chose those names.
+An index commonly serves its pages from one host and its files from another. Which one is learned by reading, outside
+the sandbox, the index's page of a package: first of one that every Python environment has, which is remembered; then,
+when a name is still unknown, of the packages that this build asks for, which is forgotten with the build, because
+whoever wrote the Worker also chose those names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class IndexAccess:
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def for_installer(self, address: str) -> str:
-        """Name an index the way the installer may know it: one that needs credentials is reached in plain, by the gate."""
+        """Name an index for the installer: one that needs credentials is asked in plain HTTP, which the gate completes."""
         destination = destination_of(address)
         if destination is None or destination not in self._indexes.authorizations:
             return address

@@ -13,7 +13,7 @@ class BuilderError(Exception):
 
 
 class ManifestRefused(BuilderError):
-    """Say which line of which file is refused, why, and what to write instead. Lines count from 1; 0 is the whole file."""
+    """Say which line of which file is refused, why, and the way out. Lines count from 1; 0 is the whole file."""
 
     def __init__(self, file: str, line: int, reason: str, hint: str) -> None:
         self.file = file

@@ -9,10 +9,10 @@ Theory of operation
       the index's own pages link to; those are looked up once, when the first unknown name is asked for.
     * Credentials never enter the sandbox. An index that needs some is given to the installer as `http://host/...`
       without them; the gate answers for that name by speaking TLS to the real index itself and adding the
-      `Authorization` header. Such requests can only read: there is no method but GET and HEAD, and no body, so hostile
-      set-up code cannot publish with the operator's token.
-    * Everything a guest sends is hostile: headers are bounded in size and time, written anew from checked parts, and the
-      number of connections is bounded. A refusal is a 403 and one line in the build's log.
+      `Authorization` header. Such requests can only read: there is no method but GET and HEAD, and no body, so
+      hostile set-up code cannot publish with the operator's token.
+    * Everything a guest sends is hostile: headers are bounded in size and time, written anew from checked parts, and
+      the number of connections is bounded. A refusal is a 403 and one line in the build's log.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the gate speaks to in the guest's place; `authorization` is the header's value, `trust` None for plain HTTP."""
+    """What the gate speaks to in the guest's place; `authorization` is a header's value, `trust` None for plain HTTP."""
 
     destination: Destination
     trust: ssl.SSLContext | None = field(default=None, repr=False)
@@ -105,6 +105,8 @@ class Gate:
     async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
         """Serve the listening socket until the context ends, then cut every connection."""
         tasks: set[asyncio.Task[None]] = set()
+        # Asked before anybody needs the answer: the first download would have to wait for it.
+        self._discovery = self._discovery or asyncio.ensure_future(self._discover())
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if len(tasks) >= CONNECTIONS:

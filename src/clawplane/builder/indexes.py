@@ -1,14 +1,13 @@
 """Find out where this host gets its Python packages, the way its own tools would.
 
 Theory of operation
-    uv reads its variables and uv.toml, but not pip's configuration, which is what most hosts have. So both are read here,
-    once, outside the sandbox, and handed to uv as variables. The first of these that names a value wins:
-    `UV_*` variables, uv.toml (user, then system), `PIP_*` variables, pip's files (user, then site and global), uv's own default,
-    which is read from uv itself.
-    Credentials (in addresses, in UV_INDEX_NAME_PASSWORD, in a netrc file) are taken out of the addresses here and kept for
-    the gate, which adds them outside the sandbox; they are in no child's environment, argument or log.
-    pip looks at all its indexes and takes the best version; where the extra indexes come from pip's configuration, uv is
-    told to do the same.
+    uv reads its variables and uv.toml, but not pip's configuration, which is what most hosts have. So both are read
+    here, once, outside the sandbox, and handed to uv as variables. The first of these that names a value wins: `UV_*`
+    variables, uv.toml (user, then system), `PIP_*` variables, pip's files (user, then site and global), uv's own
+    default, which is read from uv itself. Credentials (in addresses, in UV_INDEX_NAME_PASSWORD, in a netrc file) are
+    taken out of the addresses here and kept for the gate, which adds them outside the sandbox; they are in no child's
+    environment, argument or log. pip looks at all its indexes and takes the best version; where the extra indexes
+    come from pip's configuration, uv is told to do the same.
 """
 
 from __future__ import annotations

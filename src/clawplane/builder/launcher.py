@@ -6,8 +6,9 @@ The contract of a Launcher, which every step relies on:
   /tmp and /dev/shm, and every path of `readable` and `writable` under the very path it has on the host.
 * Each `writable` directory, with everything in it, can be written by the user the command runs as, on one mount: hard
   links inside one entry must work.
-* Without a gate there is no network at all. With one, the launcher opens a listener on the tree's own loopback, serves
-  it with `gate.serving(listener)` for as long as the command lives, and adds `proxy_variables(port)` to the environment.
+* Without a gate there is no network at all. With one, the launcher opens a listener on the tree's own loopback,
+  serves it with `gate.serving(listener)` for as long as the command lives, and adds `proxy_variables(port)` to the
+  environment.
 * Nothing but `environment` (and those variables) is in the command's environment.
 * When the call is cancelled, the whole process tree is gone before it returns.
 """

@@ -1,12 +1,12 @@
 """Install Node packages: fetch without running anything, then run install scripts without a network.
 
 Theory of operation
-    Fetch step: npm with `--ignore-scripts` and with git switched off, so no package code runs; the shared npm cache is
-    writable (npm copies out of it and checks every file's hash), the gate is open, and the operator's registry tokens
-    are in a file that exists for this step only. Of the Worker's files npm sees package.json and the lock, never an .npmrc.
-    Script step, only when a package has an install script: `npm rebuild`, with the build's own directory and nothing
-    else, no network, no token. Native add-ons that compile or select a binary work; a script that wants to download
-    fails, which is reported in the log and does not fail the build.
+    Fetch step: npm with `--ignore-scripts` and with git switched off, so no package code runs; the shared npm cache
+    is writable (npm copies out of it and checks every file's hash), the gate is open, and the operator's registry
+    tokens are in a file that exists for this step only. Of the Worker's files npm sees package.json and the lock,
+    never an .npmrc. Script step, only when a package has an install script: `npm rebuild`, with the build's own
+    directory and nothing else, no network, no token. Native add-ons that compile or select a binary work; a script
+    that wants to download fails, which is reported in the log and does not fail the build.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ Plan = PythonPlan | NodePlan | GoPlan
 
 
 def plan_python(requirements: bytes | None) -> PythonPlan:
-    """Plan for the bytes of requirements.txt (None: there is no such file); a pin of the Worker's own wins over ours."""
+    """Plan for the bytes of requirements.txt (None: there is no such file); a pin of the Worker's own wins."""
     file = read_requirements(requirements or b"")
     decided = {requirement.name for requirement in file.requirements if requirement.versions}
     added = tuple(base for base in BASE_REQUIREMENTS if base.name not in decided)

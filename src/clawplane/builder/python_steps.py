@@ -1,22 +1,23 @@
 """Install Python requirements: resolve and link wheels, build sources only when there is no other way, compile.
 
 Theory of operation, with the attacker in mind
-    Two trees live side by side: the *shared* directory with uv's cache, from which every environment is hard-linked and
-    which the trusted warm layer also comes from, and the *build's own* directory. The one rule that must never break:
+    Two trees live side by side: the *shared* directory with uv's cache, from which every environment is hard-linked
+    and which the trusted warm layer also comes from, and the *build's own* directory. The one rule that must never
+    break:
 
         **While the shared directory is writable, no code of a package runs.**
 
     * Wheels step: the shared directory is writable, the gate is open, and uv runs with `--only-binary :all:`. A wheel
-      is unpacked as data. uv also starts the environment's interpreter to ask for its paths, which would execute `.pth` files
-      of wheels already installed: so every attempt starts from an empty environment.
-    * Compile step: uv's own `--compile-bytecode` starts the environment's interpreter *after* installing, and with it every
-      `.pth` file of every wheel. So it is not used. The base interpreter compiles (`-I -S`: no site, no .pth), without
-      network, with the build's directory writable only. An existing file there may share its inode with the cache; the
-      compiler only creates files.
-    * Sources step: set-up code is hostile and runs here. The shared directory is not even visible: uv gets an empty cache in
-      the build's directory, which is deleted with it. Nothing of it is ever copied to the shared side; the result is an
-      environment that only Workers with the very same requirements use. The gate stays open for build requirements,
-      to the indexes only, read-only where credentials are involved, and no credential is inside.
+      is unpacked as data. uv also starts the environment's interpreter to ask for its paths, which would execute
+      `.pth` files of wheels already installed: so every attempt starts from an empty environment.
+    * Compile step: uv's own `--compile-bytecode` starts the environment's interpreter *after* installing, and with it
+      every `.pth` file of every wheel. So it is not used. The base interpreter compiles (`-I -S`: no site, no .pth),
+      without network, with this one environment writable only. An existing file there may share its inode with the
+      cache; the compiler only creates files, each by a rename, so Workers may already be using the environment.
+    * Sources step: set-up code is hostile and runs here. The shared directory is not even visible: uv gets an empty
+      cache in the build's directory, which is deleted with it. Nothing of it is ever copied to the shared side; the
+      result is an environment that only Workers with the very same requirements use. The gate stays open for build
+      requirements, to the indexes only, read-only where credentials are involved, and no credential is inside.
     * Reading the result happens from outside, in `tree`, which follows no link.
 """
 
@@ -65,7 +66,6 @@ class PythonInstaller:
         if not await self._installed(build, plan, lock=lock, sources=sources):
             raise BuildFailed(_explain(build, plan), build.log.tail)
         remove(build.directory / "cache")
-        await self._compile(build, tree)
         return _read_lock(tree, self.site_packages)
 
     async def _installed(self, build: Build, plan: PythonPlan, *, lock: str | None, sources: bool) -> bool:
@@ -159,8 +159,8 @@ class PythonInstaller:
         certificates = [indexes.certificates] if indexes.certificates else []
         return [self.tools.uv, *self.tools.python.readable, *indexes.directories, *certificates]
 
-    async def _compile(self, build: Build, tree: Path) -> None:
-        """Write byte-code that never needs checking, naming the files as the Worker will see them.
+    async def compile(self, build: Build, tree: Path) -> None:
+        """Add byte-code that never needs checking to a tree, naming the files as the Worker will see them.
 
         A file that does not compile, such as a template or a test for other versions, is no reason to fail.
         """
@@ -171,7 +171,7 @@ class PythonInstaller:
             [str(self.tools.python.executable), "-I", "-S", "-m", "compileall", *options, str(tree / "lib")],
             environment=build.base_environment(),
             readable=self.tools.python.readable,
-            writable=[build.directory],
+            writable=[build.directory, tree],
         )
 
 

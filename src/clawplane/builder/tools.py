@@ -42,7 +42,7 @@ class PythonRuntime:
 
 @dataclass(frozen=True, slots=True)
 class NodeRuntime:
-    """Node and npm; `settings` are the lines of the operator's npmrc that say where packages come from (with tokens)."""
+    """Node and npm; `settings` are the npmrc lines that say where packages come from, tokens included."""
 
     node: Path
     npm: Path

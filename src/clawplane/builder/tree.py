@@ -1,7 +1,7 @@
 """Handle, from outside, a directory tree that hostile code may have written.
 
-Nothing here follows a symbolic link, opens anything but a regular file, or reads without a bound. Callers make sure that
-the process which wrote the tree has ended.
+Nothing here follows a symbolic link, opens anything but a regular file, or reads without a bound. Callers make sure
+that the process which wrote the tree has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def measure(root: Path) -> Measure:
 
 
 def seal(root: Path) -> Measure:
-    """Make every file of a tree read-only and readable by all, drop setuid bits and whatever is no file, and count it."""
+    """Make every file of a tree read-only for all, drop setuid bits and whatever is no file, and count it."""
     return _walk(root, seal=True)
 
 
