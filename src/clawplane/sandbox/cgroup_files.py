@@ -42,7 +42,7 @@ def read(directory: str, name: str) -> str:
 
 def write(directory: str, name: str, value: str) -> None:
     """Write one control file in a single write, as the kernel demands; never create it."""
-    descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(os.path.join(directory, name), os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode("ascii"))
     finally:

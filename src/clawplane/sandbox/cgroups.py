@@ -33,6 +33,8 @@ Mode = Literal["v2", "v1", "none"]
 Branch = BranchV1 | BranchV2
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CONTROLLERS: Final = ("memory", "pids", "cpu", "freezer")
+NOT_OFFERED: Final = "no cgroup hierarchy of this host offers it to this process"
 _BOUNDING: Final = frozenset({"memory", "pids"})
 
 
@@ -56,6 +58,11 @@ class Group:
     def polled(self) -> bool:
         """Tell whether memory and process verdicts need `oom_killed` to be called several times a second."""
         return self._tree is not None
+
+    @property
+    def procs_paths(self) -> list[str]:
+        """Return the files a process writes "0" to in order to join by itself."""
+        return [os.path.join(branch.path, "cgroup.procs") for branch in self._branches]
 
     def attach(self, pid: int) -> None:
         """Place `pid` in every hierarchy; raises OSError when it could not be, and the process must then not go on."""
@@ -174,7 +181,7 @@ class Cgroups:
     @property
     def controllers(self) -> frozenset[str]:
         """The controllers that work: of memory, pids, cpu and freezer."""
-        return frozenset(name for name in ("memory", "pids", "cpu", "freezer") if self.version_of(name) != "none")
+        return frozenset(name for name in CONTROLLERS if self.version_of(name) != "none")
 
     @property
     def mode(self) -> Mode:
@@ -235,6 +242,7 @@ class _Finder:
         self._directories = directories
         self._mounted = [found for line in mountinfo.splitlines() if (found := _mounted(line)) is not None]
         self._own = _own_groups(_text(os.path.join(top, "proc/self/cgroup")))
+        self._refused: dict[str, str] = {}
         self.missing: dict[str, str] = {}
 
     def find(self) -> list[_Hierarchy]:
@@ -247,11 +255,11 @@ class _Finder:
             if each.version == "v1" and useful and (hierarchy := self._first(each, useful)):
                 found.append(hierarchy)
                 wanted -= useful
-        for controller in sorted(wanted & cgroups_v2.CONTROLLERS):
-            self.missing.setdefault(controller, "no cgroup hierarchy of this host offers it to this process")
-        for hierarchy in found:
-            for controller in hierarchy.controllers:
-                self.missing.pop(controller, None)
+        offered = frozenset().union(*(hierarchy.controllers for hierarchy in found))
+        if any(hierarchy.version == "v2" for hierarchy in found):
+            offered |= {"freezer"}
+        reasons = {name: self._refused.get(name, NOT_OFFERED) for name in CONTROLLERS if name not in offered}
+        self.missing.update(reasons)
         return found
 
     def _first(self, mounted: _Mounted, useful: frozenset[str]) -> _Hierarchy | None:
@@ -259,7 +267,7 @@ class _Finder:
         try:
             base = self._claim(self._path(mounted, own))
         except OSError as error:
-            self.missing.update(dict.fromkeys(useful, f"cannot make a group: {error}"))
+            self._refused.update(dict.fromkeys(useful, f"cannot make a group: {error}"))
             return None
         return _Hierarchy("v1", base, useful)
 
@@ -270,18 +278,20 @@ class _Finder:
             places.append(self._path(mounted, "/"))  # root without delegation: beside the other top groups
         best: _Hierarchy | None = None
         for place in places:
-            if best is not None and best.controllers:
+            if best is not None and best.controllers == cgroups_v2.CONTROLLERS:
                 break
             try:
                 controllers = cgroups_v2.enable_controllers(place, self._directories)
                 base = self._claim(place)
             except OSError as error:
-                self.missing.update(dict.fromkeys(cgroups_v2.CONTROLLERS, f"cannot make a group: {error}"))
+                self._refused.update(dict.fromkeys(CONTROLLERS, f"cannot make a group: {error}"))
                 continue
             given = cgroups_v2.enable_controllers(base.path, self._directories) if controllers else frozenset()
-            if best is not None:
-                self._give_up(best)
-            best = _Hierarchy("v2", base, given)
+            found = _Hierarchy("v2", base, given)
+            if best is None or found.controllers > best.controllers:
+                best, found = found, best or found
+            if found is not best:
+                self._give_up(found)
         return best
 
     def _give_up(self, hierarchy: _Hierarchy) -> None:

@@ -246,7 +246,7 @@ def _controller(cgroups: Cgroups, name: str, what: str) -> Finding:
     title = f"{what} by cgroup {name}" + (f" ({cgroups.version_of(name)})" if ok else "")
     if ok:
         return Finding(f"cgroup-{name}", True, False, title)
-    reason = cgroups.missing.get(name, "no cgroup hierarchy of this host offers it to this process")
+    reason = cgroups.missing[name]
     return Finding(
         f"cgroup-{name}",
         False,
