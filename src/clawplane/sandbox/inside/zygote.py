@@ -1,0 +1,178 @@
+"""Be a zygote: import once, then fork a guest for every request, one after the other.
+
+Theory of operation
+- Started by exec, with an empty environment and the control socket as standard input, so that nothing of the supervisor
+  is in its memory. It has one thread, always: a second one would make fork unsafe and user namespaces impossible.
+- It lives in a pid namespace of its own, as does every child: when it dies, all its guests die with it.
+- Without root it first enters a user namespace, in which it has the rights a child needs for set-up.
+- A request is a message without meaning; its descriptors are what counts (see child.Descriptors). No answer goes back
+  over the control socket: what happens is reported on the request's own socket, and when the zygote dies that one
+  closes by itself. So nobody ever waits for a message that cannot come.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from clawplane.sandbox import namespaces, seccomp
+from clawplane.sandbox.identity import INNER_ID, Identity
+from clawplane.sandbox.inside import child, command_line, report, root
+from clawplane.sandbox.request import Request
+
+_LARGEST_CONFIGURATION: Final = 1 << 16
+_MOST_DESCRIPTORS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the supervisor tells a new zygote."""
+
+    staging: str
+    privileged: bool
+    cgroups: bool
+    preload: tuple[str, ...]
+    site_directories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What `serve` returns in a guest's main process."""
+
+    request: Request
+    search_path: tuple[str, ...]
+    command_line: command_line.CommandLine
+
+
+def serve(search_path: list[str]) -> Guest:
+    """Answer requests until the supervisor is gone; returns in the forked guests only.
+
+    `search_path` is where this interpreter finds its standard library.
+    """
+    control = _take_control_socket()
+    configuration = _receive_configuration(control)
+    os.umask(0o022)
+    try:
+        own_pids = _settle(configuration)
+        surroundings = _prepare(configuration, search_path)
+    except BaseException:
+        control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
+        os._exit(1)
+    control.send(json.dumps({"prefixes": surroundings.prefixes, "version": sys.version.split()[0]}).encode())
+    while True:
+        given = _next(control)
+        request = _fork(surroundings, given, own_pids, control)
+        if request is not None:
+            return Guest(request, tuple(search_path), surroundings.command_line)
+
+
+def _take_control_socket() -> socket.socket:
+    control = socket.socket(fileno=os.dup(0))
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    return control
+
+
+def _receive_configuration(control: socket.socket) -> Configuration:
+    raw: dict[str, Any] = json.loads(control.recv(_LARGEST_CONFIGURATION) or b"{}")
+    if not raw:
+        os._exit(0)
+    return Configuration(
+        raw["staging"], raw["privileged"], raw["cgroups"], tuple(raw["preload"]), tuple(raw["site_directories"])
+    )
+
+
+def _settle(configuration: Configuration) -> int:
+    """Move into own namespaces; returns a descriptor of the new pid namespace, in the process that is its pid 1."""
+    flags = namespaces.NEWNS | namespaces.NEWPID
+    uid, gid = os.getuid(), os.getgid()
+    namespaces.unshare(flags if configuration.privileged else flags | namespaces.NEWUSER)
+    if not configuration.privileged:
+        namespaces.write_maps(Identity(uid, gid, INNER_ID))
+    inner = os.fork()
+    if inner:
+        _wait_for(inner)
+    namespaces.die_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _wait_for(inner: int) -> NoReturn:
+    """Stay as the process the supervisor started, holding nothing open."""
+    os.closerange(0, 1024)
+    os.waitpid(inner, 0)
+    os._exit(0)
+
+
+def _prepare(configuration: Configuration, search_path: list[str]) -> child.Surroundings:
+    root.prepare_template(configuration.staging)
+    sys.path[:] = [*search_path, *configuration.site_directories]
+    for name in configuration.preload:
+        importlib.import_module(name)
+    sys.path[:] = search_path
+    tasks = os.listdir("/proc/self/task")
+    if len(tasks) > 1:
+        raise RuntimeError(f"importing {', '.join(configuration.preload)} started threads; it cannot be preloaded")
+    shown = command_line.CommandLine.find()
+    shown.show(["zygote"])
+    surroundings = child.Surroundings(
+        staging=configuration.staging,
+        privileged=configuration.privileged,
+        prefixes=(*_interpreter_trees(), *configuration.site_directories),
+        program_filter=seccomp.build_filter(allow_memfd=configuration.cgroups),
+        command_line=shown,
+    )
+    gc.collect()
+    gc.disable()
+    gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
+    return surroundings
+
+
+def _interpreter_trees() -> list[str]:
+    """Return the trees this interpreter lives in, without what every guest has anyway."""
+    found: list[str] = []
+    for tree in (
+        sys.base_prefix,
+        sys.base_exec_prefix,
+        os.path.dirname(os.path.dirname(os.path.realpath(sys.executable))),
+    ):
+        if tree not in ("/", "/usr") and not tree.startswith("/usr/") and tree not in found:
+            found.append(tree)
+    return found
+
+
+def _next(control: socket.socket) -> child.Descriptors:
+    message, received, _flags, _address = socket.recv_fds(control, 16, _MOST_DESCRIPTORS)
+    if not message:
+        os._exit(0)  # the supervisor is gone, and as pid 1 we take every guest along
+    request, channel, stdout, stderr, *cgroups = received
+    return child.Descriptors(request, channel, stdout, stderr, tuple(cgroups))
+
+
+def _fork(
+    surroundings: child.Surroundings, given: child.Descriptors, own_pids: int, control: socket.socket
+) -> Request | None:
+    """Fork one guest; returns its request in the guest and None in the zygote."""
+    try:
+        namespaces.unshare(namespaces.NEWPID)  # for the next fork; undone below, since it works only once
+        pid = os.fork()
+    except OSError as problem:
+        report.say(given.report, report.FAILED, f"cannot fork a guest: {problem.strerror}".encode())
+        pid = -1
+    if pid == 0:
+        os.close(control.detach())
+        os.close(own_pids)
+        return child.prepare(surroundings, given)
+    namespaces.enter(own_pids, namespaces.NEWPID)
+    for descriptor in (given.request, given.report, given.stdout, given.stderr, *given.cgroups):
+        os.close(descriptor)
+    return None

@@ -1,0 +1,283 @@
+"""Open the sandbox of one runner daemon and start process trees in it.
+
+A launch: lend an identity, make a cgroup, write the request into a memory file, hand it to a zygote with the pipes and a
+report socket, and follow that socket. Everything that touches the disk or the cgroup file system runs on a small
+executor; the event loop only moves descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import stat
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from clawplane.sandbox import namespaces
+from clawplane.sandbox.cgroups import Cgroups, Group
+from clawplane.sandbox.guest import GuestProcess
+from clawplane.sandbox.identity import INNER_ID, Identities, IdentitiesExhaustedError, Identity
+from clawplane.sandbox.policy import EndReason, Limits, Policy, Writable
+from clawplane.sandbox.probe import Finding, probe, refusals
+from clawplane.sandbox.process import Process
+from clawplane.sandbox.request import Command, Program, Request, Script, encode
+from clawplane.sandbox.zygote import Recipe, Terms, Zygote, ZygoteError
+
+__all__ = ["Process", "Sandbox", "SandboxUnavailable", "Zygote", "ZygoteError"]
+
+_NEEDED_CAPABILITIES: Final = (1 << 21) | (1 << 6) | (1 << 7) | (1 << 12) | (1 << 8)  # ADMIN SETGID SETUID NET SETPCAP
+_BARE: Final = "bare"
+_WORKERS: Final = 4
+_TICK: Final = 1.0
+_POLLED_TICK: Final = 0.2
+_OURS_TOO: Final = 1  # the reaper counts as a process of the guest's group
+
+
+class SandboxUnavailable(Exception):  # noqa: N818 (names a state of the host)
+    """This host cannot isolate; `findings` say what is missing and how to mend it."""
+
+    def __init__(self, sentence: str, findings: Sequence[Finding] = ()) -> None:
+        lines = [sentence, *(f"- {each.title}: {each.cause} {each.remedy}" for each in findings)]
+        super().__init__("\n".join(lines))
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rights:
+    """How this process came by the right to isolate."""
+
+    privileged: bool
+    identities: Identities | None
+
+    def lend(self) -> Identity:
+        return self.identities.lend() if self.identities else Identity(INNER_ID, INNER_ID)
+
+    def take_back(self, identity: Identity) -> None:
+        if self.identities:
+            self.identities.take_back(identity)
+
+
+class Sandbox:
+    """The isolation of one runner: its cgroups, its identities and its zygotes."""
+
+    def __init__(self, directory: Path, rights: _Rights, cgroups: Cgroups, executor: ThreadPoolExecutor) -> None:
+        """Use `open`."""
+        self._cgroups = cgroups
+        self._rights = rights
+        self._executor = executor
+        self._terms = Terms(directory, rights.privileged, cgroups.mode != "none")
+        self._zygotes: dict[Recipe, Zygote] = {}
+        self._numbers = itertools.count(1)
+        self._following: dict[GuestProcess, asyncio.Task[None]] = {}
+        self._busy = asyncio.Event()
+        self._watching = asyncio.ensure_future(self._watch())
+
+    @classmethod
+    async def open(cls, *, state_directory: Path, first_uid: int = 200_000, uid_count: int = 4096) -> Sandbox:
+        """Find out how this host isolates and prove it with one guest; raises SandboxUnavailable.
+
+        `state_directory` is made if needed and holds mount points only. As root, guests take turns in the uid range.
+        """
+        rights = _rights(first_uid, uid_count)
+        executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandbox")
+        loop = asyncio.get_running_loop()
+        directory = await loop.run_in_executor(executor, _made, state_directory)
+        cgroups = await loop.run_in_executor(executor, Cgroups.detect)
+        sandbox = cls(directory, rights, cgroups, executor)
+        try:
+            await sandbox._prove()
+        except BaseException:
+            await sandbox.close()
+            raise
+        return sandbox
+
+    @property
+    def cgroup_mode(self) -> str:
+        """Say where memory and process limits come from: v2, v1 or none."""
+        return self._cgroups.mode
+
+    async def zygote(
+        self, *, key: str, python: str, preload: Sequence[str] = (), site_directories: Sequence[str] = ()
+    ) -> Zygote:
+        """Return the running zygote for this recipe, started on the first call; raises ZygoteError."""
+        zygote = self._zygote(Recipe(key, python, tuple(preload), tuple(site_directories)))
+        await zygote.start()
+        return zygote
+
+    async def run(self, policy: Policy, argv: Sequence[str]) -> Process:
+        """Start a program in a tree of its own; argv[0] is looked up in the guest's PATH.
+
+        Never raises for what the guest or its policy does wrong: that is a verdict with reason `setup`.
+        """
+        if not argv:
+            raise ValueError("argv is empty: name the program to run")
+        return await self._launch(self._bare(), policy, Command(tuple(argv)))
+
+    async def run_python(
+        self,
+        zygote: Zygote,
+        policy: Policy,
+        script: str,
+        *,
+        interpreter: str,
+        site_directories: Sequence[str],
+        arguments: Sequence[str] = (),
+    ) -> Process:
+        """Fork the zygote and run `script` (a path the guest sees) in it as `interpreter script` would."""
+        program = Script(script, tuple(arguments), interpreter, tuple(site_directories))
+        return await self._launch(zygote, policy, program)
+
+    async def close(self) -> None:
+        """End every guest and every zygote; safe to call twice."""
+        for process in list(self._following):
+            process.kill()
+        await asyncio.gather(*self._following.values(), return_exceptions=True)
+        await asyncio.gather(*(zygote.close() for zygote in self._zygotes.values()))
+        self._zygotes.clear()
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
+        self._cgroups.close()
+        self._executor.shutdown(wait=False)
+
+    def _bare(self) -> Zygote:
+        return self._zygote(Recipe(_BARE, sys.executable, (), ()))
+
+    def _zygote(self, recipe: Recipe) -> Zygote:
+        if recipe not in self._zygotes:
+            self._zygotes[recipe] = Zygote(recipe, self._terms, self._executor, next(self._numbers))
+        return self._zygotes[recipe]
+
+    async def _prove(self) -> None:
+        """Run one guest that does nothing; what keeps it from running is what this host lacks."""
+        try:
+            process = await self.run(Policy(limits=Limits(wall=20.0)), ["true"])
+        except ZygoteError as problem:
+            raise SandboxUnavailable(f"this host cannot isolate programs: {problem}", self._refusals()) from problem
+        verdict = await process.wait()
+        if not verdict.succeeded:
+            sentence = f"this host cannot isolate programs: {verdict.detail or verdict}"
+            raise SandboxUnavailable(sentence, self._refusals())
+
+    def _refusals(self) -> list[Finding]:
+        return refusals(probe(cgroups=self._cgroups))
+
+    async def _launch(self, zygote: Zygote, policy: Policy, program: Program) -> Process:
+        loop = asyncio.get_running_loop()
+        identity = self._lend()
+        try:
+            group, procs = await loop.run_in_executor(self._executor, self._make_group, policy.limits)
+        except BaseException:
+            self._rights.take_back(identity)
+            raise
+        request = Request(policy, program, identity, self._terms.cgroups)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stdout, stdout_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        handed = [_memory_file(encode(request)), theirs.detach(), stdout_end, stderr_end, *procs]
+        ours.setblocking(False)
+        for descriptor in (stdout_end, stderr_end):
+            os.set_blocking(descriptor, True)
+        process = GuestProcess(policy, {"stdout": stdout, "stderr": stderr}, ours, group, self._executor)
+        async with zygote.slots:
+            try:
+                await zygote.submit(handed)
+            except ZygoteError as problem:
+                process.fail(str(problem))
+            finally:
+                for descriptor in handed:
+                    os.close(descriptor)
+            self._follow(process, identity, policy)
+            await asyncio.shield(process.born)
+        await asyncio.shield(process.prepared)
+        return process
+
+    def _lend(self) -> Identity:
+        try:
+            return self._rights.lend()
+        except IdentitiesExhaustedError as problem:
+            raise SandboxUnavailable(str(problem)) from None
+
+    def _follow(self, process: GuestProcess, identity: Identity, policy: Policy) -> None:
+        def give_back() -> None:
+            for each in policy.mounts:
+                if isinstance(each, Writable):
+                    reclaim(each.source)
+
+        task = asyncio.ensure_future(process.follow(give_back))
+        self._following[process] = task
+        self._busy.set()
+
+        def done(_: object) -> None:
+            self._rights.take_back(identity)
+            del self._following[process]
+            if not self._following:
+                self._busy.clear()
+
+        task.add_done_callback(done)
+
+    def _make_group(self, limits: Limits) -> tuple[Group, list[int]]:
+        if limits.processes is not None:
+            limits = replace(limits, processes=limits.processes + _OURS_TOO)
+        group = self._cgroups.create(f"guest-{next(self._numbers)}", limits)
+        return group, [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.procs_paths]
+
+    async def _watch(self) -> None:
+        """Look at every live guest from time to time: the kernel does not punish everything by itself."""
+        loop = asyncio.get_running_loop()
+        pause = _TICK if self._terms.cgroups else _POLLED_TICK
+        while True:
+            await self._busy.wait()
+            await asyncio.sleep(pause)
+            seen = await loop.run_in_executor(self._executor, _look, list(self._following))
+            for process, cause in seen:
+                process.punish(cause)
+
+
+def _made(directory: Path) -> Path:
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+    return directory
+
+
+def _look(processes: Sequence[GuestProcess]) -> list[tuple[GuestProcess, EndReason]]:
+    return [(each, cause) for each in processes if (cause := each.watch()) is not None]
+
+
+def _rights(first_uid: int, uid_count: int) -> _Rights:
+    if os.geteuid() != 0:
+        return _Rights(False, None)
+    if namespaces.effective_capabilities() & _NEEDED_CAPABILITIES != _NEEDED_CAPABILITIES:
+        raise SandboxUnavailable(
+            "this process is root without the rights of root (SYS_ADMIN, NET_ADMIN, SETUID, SETGID, SETPCAP): "
+            "start the runner as an ordinary user, or give the container these capabilities"
+        )
+    return _Rights(True, Identities(first_uid, uid_count))
+
+
+def reclaim(path: str) -> None:
+    """Make a tree that a guest wrote ours, and take away what would give its files more rights than their owner.
+
+    Follows no link; call it when the guest is gone.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    for _directory, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
+        for name in (*names, *files):
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if found.st_uid != uid:
+                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+            if found.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(found.st_mode):
+                os.chmod(name, stat.S_IMODE(found.st_mode) & 0o777, dir_fd=descriptor)
+    if os.geteuid() == 0 and os.stat(path).st_uid != uid:
+        os.chown(path, uid, gid)
+
+
+def _memory_file(content: bytes) -> int:
+    descriptor = os.memfd_create("request", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor

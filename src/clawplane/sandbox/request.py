@@ -1,0 +1,95 @@
+"""Say in bytes what a zygote's child shall become; written by the supervisor, read by the child alone.
+
+The bytes travel in a memory file, so that a zygote, which outlives its guests and is copied into each, never holds the
+environment of any of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from clawplane.sandbox.identity import Identity
+from clawplane.sandbox.policy import Limits, Listener, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Replace the child by another program; argv[0] is looked up in the guest's own PATH."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Run a Python file as `__main__` in the warm interpreter, as if `interpreter` had been given it."""
+
+    path: str
+    arguments: tuple[str, ...]
+    interpreter: str
+    site_directories: tuple[str, ...]
+
+
+Program = Command | Script
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One guest: how it is isolated, what it runs, who it is, and whether cgroups hold its limits."""
+
+    policy: Policy
+    program: Program
+    identity: Identity
+    cgroups: bool
+
+
+_MOUNTS: Final[Mapping[str, type[Mount]]] = {each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay)}
+
+
+def encode(request: Request) -> bytes:
+    """Write `request` as JSON; text that is not valid Unicode survives."""
+    policy = request.policy
+    return json.dumps(
+        {
+            "mounts": [[type(each).__name__, asdict(each)] for each in policy.mounts],
+            "environment": dict(policy.environment),
+            "working_directory": policy.working_directory,
+            "limits": asdict(policy.limits),
+            "listeners": [[each.host, each.port] for each in policy.listeners],
+            "host_name": policy.host_name,
+            "names": dict(policy.names),
+            "network": policy.network,
+            "program": [type(request.program).__name__, asdict(request.program)],
+            "identity": asdict(request.identity),
+            "cgroups": request.cgroups,
+        }
+    ).encode("ascii")
+
+
+def decode(data: bytes) -> Request:
+    """Read what `encode` wrote."""
+    raw: dict[str, Any] = json.loads(data)
+    kind, program = raw["program"]
+    return Request(
+        policy=Policy(
+            mounts=tuple(_MOUNTS[name](**fields) for name, fields in raw["mounts"]),
+            environment=raw["environment"],
+            working_directory=raw["working_directory"],
+            limits=Limits(**raw["limits"]),
+            listeners=tuple(Listener(host, port) for host, port in raw["listeners"]),
+            host_name=raw["host_name"],
+            names=raw["names"],
+            network=raw["network"],
+        ),
+        program=_program(kind, program),
+        identity=Identity(**raw["identity"]),
+        cgroups=raw["cgroups"],
+    )
+
+
+def _program(kind: str, fields: dict[str, Any]) -> Program:
+    if kind == Command.__name__:
+        return Command(tuple(fields["argv"]))
+    return Script(fields["path"], tuple(fields["arguments"]), fields["interpreter"], tuple(fields["site_directories"]))
