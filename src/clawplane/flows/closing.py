@@ -8,6 +8,13 @@ from clawplane.domain.ports import Runs, Wakeups
 from clawplane.domain.runs import EndedRun
 from clawplane.flows import channels
 
+_OPENING = "SYSTEM: Run "
+
+
+def is_closing(content: str) -> bool:
+    """Tell whether a log entry is a run's closing line."""
+    return content.startswith(_OPENING)
+
 
 def sentence(run: EndedRun) -> str:
     """Return the closing line with the subtask totals."""
@@ -15,7 +22,7 @@ def sentence(run: EndedRun) -> str:
     count = totals.ready + totals.running + totals.succeeded + totals.failed + totals.aborted
     noun = "subtask" if count == 1 else "subtasks"
     return (
-        f"SYSTEM: Run {run.status}: {count} {noun}, {totals.succeeded} succeeded, {totals.failed} failed, "
+        f"{_OPENING}{run.status}: {count} {noun}, {totals.succeeded} succeeded, {totals.failed} failed, "
         f"{totals.aborted} aborted."
     )
 

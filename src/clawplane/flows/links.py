@@ -1,7 +1,7 @@
 """Make and read download links: whoever holds one may fetch what it names until it expires, without a key.
 
-A link is `<payload>.<signature>`, both base64url; the payload is a small JSON array, the signature its HMAC-SHA-256 under
-a secret that is made once per installation. The signature is checked before anything in the payload is looked at.
+A link is `<payload>.<signature>`, both base64url; the payload is a small JSON array, the signature its HMAC-SHA-256
+under a secret that is made once per installation. The signature is checked before anything in the payload is looked at.
 """
 
 from __future__ import annotations

@@ -7,15 +7,14 @@ blobs under its hash. Versions are immutable: what a version number stands for n
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from clawplane.domain import archives, packages
+from clawplane.domain import archives, packages, worker_names
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.archives import ArchiveLimits, ArchiveRefused
 from clawplane.domain.clock import Clock
@@ -30,10 +29,7 @@ from clawplane.flows import channels
 
 UNCHANGED: Final = "Script package is unchanged"
 _CHUNK: Final = 1 << 18
-_FIRST_VERSION: Final = (1, 0, 1)
-_NUMBERED: Final = re.compile(r"v(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
-_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_BEFORE_FIRST: Final = (1, 0, 0)
 _RACES: Final = 8
 
 
@@ -60,7 +56,7 @@ class Details:
 class PackageLimits:
     """What packages and their builds may take."""
 
-    archive: ArchiveLimits = ArchiveLimits()
+    archive: ArchiveLimits = field(default_factory=ArchiveLimits)
     build_seconds: int = 1800
 
 
@@ -181,6 +177,7 @@ class Packages:
         A version that is built, or being built, keeps its bytes: other ones raise Conflict.
         """
         worker = await self.own(caller, worker_id)
+        version = canonical_version(version)
         stored = await self._workers.version(worker.slug, version)
         if stored is not None and stored.status is not VersionStatus.FAILED:
             if stored.package_sha256 == upload.sha256:
@@ -206,8 +203,8 @@ class Packages:
         return newest
 
     async def _add(self, worker: Worker, upload: Spooled, report: PackageReport, number: str | None) -> WorkerVersion:
-        if number is not None and (_VERSION.fullmatch(number) is None or number in ("latest", "last")):
-            raise InvalidArgument(f"version: {number[:80]!r} is no version.", hint="Write it like v1.0.1.")
+        if number is not None:
+            number = canonical_version(number)
         key = f"packages/{upload.sha256}"
         await self._blobs.put(key, _chunks(upload.path))
         for _ in range(_RACES):
@@ -277,25 +274,24 @@ class Packages:
         return changed
 
 
+def canonical_version(text: str) -> str:
+    """Return a version in its one form, `v1.0.1`; raises InvalidArgument."""
+    return worker_names.format_version(worker_names.parse_version(text))
+
+
 def next_version(numbers: list[str]) -> str:
-    """Return the number after the highest `vX.Y.Z` of `numbers`."""
-    found = [match for number in numbers if (match := _NUMBERED.fullmatch(number))]
-    if not found:
-        major, minor, patch = _FIRST_VERSION
-    else:
-        major, minor, patch = max((int(match[1]), int(match[2]), int(match[3])) for match in found)
-        patch += 1
-    return f"v{major}.{minor}.{patch}"
+    """Return the number after the highest of `numbers`."""
+    highest = max((worker_names.parse_version(number) for number in numbers), default=_BEFORE_FIRST)
+    return worker_names.next_version(worker_names.format_version(highest))
 
 
 def worker_name(text: str) -> str:
-    """Return the name of a Worker made from a title or name: lower case, hyphens for what a path cannot hold."""
-    name = re.sub(r"[^a-z0-9_.]+", "-", text.strip().lower()).strip("-._")[:100]
-    if _NAME.fullmatch(name) is None or name in ("runs", "last"):
+    """Return a Worker's name made from a name or title; raises InvalidArgument when nothing of it is left."""
+    if not any(char.isascii() and char.isalnum() for char in text):
         raise InvalidArgument(
-            f"name: {text[:80]!r} gives no usable name.", hint="Use Latin letters, digits, dots, dashes."
+            f"name: {text[:80]!r} gives no usable name.", hint="Give a name with Latin letters or digits."
         )
-    return name
+    return worker_names.slugify(text)
 
 
 def _taken(worker: Worker, version: str) -> Conflict:

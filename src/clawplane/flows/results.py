@@ -13,7 +13,7 @@ from clawplane.domain.ports import Runs, Wakeups, Workers
 from clawplane.domain.rows import with_data_id
 from clawplane.domain.runs import HeaderItem, Run
 from clawplane.domain.schemas import load_output_schema
-from clawplane.flows import channels
+from clawplane.flows import channels, closing
 from clawplane.flows.links import Link, Links
 
 EXPORT_FORMATS: Final = ("csv", "json", "jsonl", "xlsx", "xls", "xml", "html", "rss")
@@ -22,6 +22,7 @@ EXPORT_FORMATS: Final = ("csv", "json", "jsonl", "xlsx", "xls", "xml", "html", "
 LOG_TAIL: Final = 1000
 _LOG_PAGE: Final = 2000
 _FOLLOW_SECONDS: Final = 15.0
+_CLOSING_SECONDS: Final = 1.0
 
 
 class Exporter(Protocol):
@@ -35,8 +36,14 @@ class Exporter(Protocol):
         """Return a format's media type."""
         ...
 
-    def export(self, format_: str, keys: Sequence[str], rows: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
-        """Yield the file: `keys` are the columns in order, `rows` JSON bodies in lists."""
+    def needs_columns(self, format_: str) -> bool:
+        """Tell whether a format is a table, which shows what its columns name and nothing else."""
+        ...
+
+    def export(
+        self, format_: str, keys: Sequence[str] | None, rows: AsyncIterator[list[bytes]]
+    ) -> AsyncIterator[bytes]:
+        """Yield the file: `keys` are the columns in order (None = all keys of every row), `rows` JSON bodies in lists."""
         ...
 
 
@@ -134,33 +141,45 @@ class Results:
         """Return log entries behind `seq`, oldest first."""
         return await self._runs.log_after(subject, seq, limit=limit)
 
-    async def follow_log(self, subject: str, seq: int, ended: Ended) -> AsyncIterator[list[StoredLogLine]]:
-        """Yield log entries behind `seq` as they come until `ended` says so; an empty list now and then is a sign of life.
+    async def follow_log(
+        self, subject: str, seq: int, ended: Ended, *, closes: bool = True
+    ) -> AsyncIterator[list[StoredLogLine]]:
+        """Yield log entries behind `seq` as they come until `ended` says so.
 
-        `ended` is asked before the log is read, so that what was logged before the end is always delivered.
+        An empty list now and then is a sign of life. `ended` is asked before the log is read, so that what was logged
+        before the end is delivered. `closes`: a line about the end follows it shortly and is waited for.
         """
         wakeup = self._wakeups.listen(channels.log(subject))
+        awaited = closes
         try:
             while True:
                 last = await ended()
                 lines = await self._runs.log_after(subject, seq, limit=_LOG_PAGE)
                 if lines:
                     seq = lines[-1].seq
+                    awaited = awaited and not closing.is_closing(lines[-1].content)
                     yield lines
-                    continue
-                if last:
+                elif not last:
+                    if not await wakeup.wait(_FOLLOW_SECONDS):
+                        yield []
+                elif awaited:
+                    awaited = False
+                    await wakeup.wait(_CLOSING_SECONDS)
+                else:
                     return
-                if not await wakeup.wait(_FOLLOW_SECONDS):
-                    yield []
         finally:
             wakeup.close()
 
-    async def _keys(self, run: Run, link: Link) -> list[str]:
-        keys = [column.key for column in await self.columns(run)]
-        if not link.columns:
-            return keys
-        chosen = [key for key in dict.fromkeys(link.columns) if key in keys]
-        return chosen or keys
+    async def _keys(self, run: Run, link: Link) -> list[str] | None:
+        """Return the keys to export: the ones asked for that exist, else all of them."""
+        declared = [column.key for column in await self.columns(run)]
+        known = set(declared)
+        if not known.issuperset(link.columns):
+            known.update(column.key for column in await self._runs.columns(run.slug))
+        chosen = [key for key in dict.fromkeys(link.columns) if key in known]
+        if chosen:
+            return chosen
+        return declared if self._exporter.needs_columns(link.format) else None
 
     async def _log_text(self, subject: str) -> AsyncIterator[bytes]:
         seq = 0
