@@ -44,7 +44,7 @@ class IndexAccess:
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def for_installer(self, address: str) -> str:
-        """Name an index for the installer: one that needs credentials is asked in plain HTTP, which the gate completes."""
+        """Name an index for the installer: one that needs credentials in plain HTTP, which the gate completes."""
         destination = destination_of(address)
         if destination is None or destination not in self._indexes.authorizations:
             return address

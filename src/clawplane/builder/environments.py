@@ -249,6 +249,7 @@ class EnvironmentCache:
         new_lock = self._locks / f"{name}.new"
         new_lock.write_text(lock, encoding="utf-8")
         new_lock.rename(self._locks / name)
+        self._discard(name)
         staging.rename(self._environments / name)
 
     def _known_lock(self, name: str) -> str | None:
@@ -289,17 +290,20 @@ class EnvironmentCache:
         _write_record(directory, record | {"compiled": True, "size": size.size, "entries": size.entries})
 
     def _survived(self, directory: Path, record: dict[str, object]) -> bool:
-        """Compare a tree with its record after a reboot, once; a damaged one makes room for a new build."""
+        """Compare a tree with its record after a reboot, once; a damaged one is built again."""
         with suppress(OSError, UnusableTree):
             found = measure(directory / TREE)
             if (found.size, found.entries) == (record["size"], record["entries"]):
                 _write_record(directory, record | {"boot": _boot()})
                 return True
-        trash = self._building / f"{directory.name}.{uuid.uuid4().hex}"
-        with suppress(FileNotFoundError):
-            directory.rename(trash)
-            remove(trash)
         return False
+
+    def _discard(self, name: str) -> None:
+        """Make room for a new build where a damaged one stands."""
+        trash = self._building / f"{name}.{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            (self._environments / name).rename(trash)
+            remove(trash)
 
 
 def _write_record(directory: Path, record: Mapping[str, object]) -> None:

@@ -51,7 +51,7 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What the gate speaks to in the guest's place; `authorization` is a header's value, `trust` None for plain HTTP."""
+    """What stands behind a plain address: `authorization` is a header's value, no `trust` means plain HTTP."""
 
     destination: Destination
     trust: ssl.SSLContext | None = field(default=None, repr=False)
