@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -21,6 +22,9 @@ MAX_SOURCES_BYTES = 4_000_000
 
 Place = tuple[str, int]
 """A file and a line, from 1."""
+
+_WARNINGS = threading.Lock()
+"""Warning filters belong to the process: two threads that set and restore them would leave the wrong ones behind."""
 
 _MOST_PLACES, _MOST_IMPORTS, _MOST_UPSERTS = 20, 1000, 200
 
@@ -97,8 +101,8 @@ _CALLS = _PUSHES | _HEADERS | _UPSERTS
 def scan_python(facts: SourceFacts, file: str, source: bytes) -> None:
     """Add the facts of one Python file; a file that does not parse is noted as such."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the author's, not ours
+        with _WARNINGS, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are the author's, and would be printed to our log
             tree = ast.parse(source, file)
     except SyntaxError as error:
         facts.unparsable.append((file, error.lineno or 1, error.msg))
