@@ -1,7 +1,7 @@
 """Open the sandbox of one runner daemon and start process trees in it.
 
-A launch: lend an identity, make a cgroup, write the request into a memory file, hand it to a zygote with the pipes and a
-report socket, and follow that socket. Everything that touches the disk or the cgroup file system runs on a small
+A launch: lend an identity, make a cgroup, write the request into a memory file, hand it to a zygote with the pipes and
+a report socket, and follow that socket. Everything that touches the disk or the cgroup file system runs on a small
 executor; the event loop only moves descriptors.
 """
 
@@ -39,7 +39,7 @@ _POLLED_TICK: Final = 0.2
 _OURS_TOO: Final = 1  # the reaper counts as a process of the guest's group
 
 
-class SandboxUnavailable(Exception):  # noqa: N818 (names a state of the host)
+class SandboxUnavailable(Exception):
     """This host cannot isolate; `findings` say what is missing and how to mend it."""
 
     def __init__(self, sentence: str, findings: Sequence[Finding] = ()) -> None:

@@ -36,7 +36,7 @@ _AT_EMPTY_PATH: Final = 0x1000
 _AT_RECURSIVE: Final = 0x8000
 _OPEN_TREE_CLONE: Final = 1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
-_MOVE_MOUNT_FROM_EMPTY_PATH: Final = 0x4
+_MOVE_MOUNT_FROM_EMPTY_TO_LINKS: Final = 0x4 | 0x10  # a descriptor in /proc is a link
 
 ATTR_RDONLY: Final = 0x1
 ATTR_NOSUID: Final = 0x2
@@ -78,24 +78,23 @@ def seal(target: str, attributes: int = SEALED, *, recursive: bool = True) -> No
     _set_attributes(-100, target, struct.pack("=QQQQ", attributes, 0, _MS_PRIVATE, 0), recursive)
 
 
-def bind(source: str, target: str, attributes: int) -> None:
-    """Show `source`, with its sub-mounts, at `target` with these attributes."""
-    mount(source, target, flags=MS_BIND | MS_REC)
-    seal(target, attributes)
+def bind(source: str, target: str, attributes: int, *, idmap: int | None = None) -> None:
+    """Show `source` at `target` with these attributes, set before anybody can see it.
 
-
-def bind_translated(source: str, target: str, attributes: int, idmap: int) -> None:
-    """Show `source` (alone, without sub-mounts) at `target` with the owners that the namespace `idmap` gives.
-
-    Raises OSError (EINVAL) where the file system cannot translate owners.
+    Without `idmap` its sub-mounts come along. With it, a namespace descriptor, `source` comes alone and with the owners
+    that namespace gives; raises OSError (EINVAL) where the file system cannot translate owners.
     """
-    tree = libc.syscall(_OPEN_TREE, -100, os.fsencode(source), _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC, what="open_tree")
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (_AT_RECURSIVE if idmap is None else 0)
+    tree = libc.syscall(_OPEN_TREE, -100, os.fsencode(source), flags, what=f"open_tree {source}")
     try:
-        _set_attributes(
-            tree, "", struct.pack("=QQQQ", attributes | _ATTR_IDMAP, 0, _MS_PRIVATE, idmap), recursive=False
-        )
+        if idmap is not None:
+            attributes |= _ATTR_IDMAP
+        wanted = struct.pack("=QQQQ", attributes, 0, _MS_PRIVATE, idmap or 0)
+        _set_attributes(tree, "", wanted, recursive=idmap is None)
         path = os.fsencode(target)
-        libc.syscall(_MOVE_MOUNT, tree, b"", -100, path, _MOVE_MOUNT_FROM_EMPTY_PATH, what=f"move_mount to {target}")
+        libc.syscall(
+            _MOVE_MOUNT, tree, b"", -100, path, _MOVE_MOUNT_FROM_EMPTY_TO_LINKS, what=f"move_mount to {target}"
+        )
     finally:
         os.close(tree)
 

@@ -29,6 +29,7 @@ class Output:
         self._no_reader = asyncio.Event()
         self._no_reader.set()
         self._abandon = False
+        self._finished = False
 
     @property
     def has_reader(self) -> bool:
@@ -66,6 +67,11 @@ class Output:
                     await self._readable()
             await asyncio.sleep(0)
 
+    def finish(self) -> None:
+        """Say that whoever could write is gone: what is in the pipes now is all there will be."""
+        self._finished = True
+        self._interrupt()
+
     def abandon(self) -> None:
         """Close the pipes as soon as nobody reads them any more."""
         self._abandon = True
@@ -79,7 +85,9 @@ class Output:
             try:
                 block = os.read(descriptor, _BLOCK)
             except BlockingIOError:
-                continue
+                if not self._finished:
+                    continue
+                block = b""  # a descriptor that was carried out of the tree keeps the pipe open, and says nothing
             if not block:
                 self._close(name)
                 continue
@@ -97,7 +105,7 @@ class Output:
         return kept
 
     async def _readable(self) -> None:
-        if not self._open:
+        if not self._open or self._finished:
             return
         loop = asyncio.get_running_loop()
         self._wake = wake = loop.create_future()

@@ -120,6 +120,7 @@ class Process(ABC):
     def _settle(self, verdict: Verdict) -> None:
         for timer in self._timers:
             timer.cancel()
+        self._output.finish()
         if not self._settled.done():
             self._settled.set_result(verdict)
 

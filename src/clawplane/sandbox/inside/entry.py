@@ -1,12 +1,13 @@
 """Start what a guest asked for: another program by exec, or a Python file in this warm interpreter.
 
-A script must find what `python script` would give it: argv, path, prefix, environment, a `__main__` of its own, the usual
-traceback and exit codes; and nothing of ours. So the package is taken out of the module table first, and the interpreter
-ends by the normal way out: threads are joined, atexit runs, streams are flushed.
+A script must find what `python script` would give it: argv, path, prefix, environment, a `__main__` of its own, the
+usual traceback and exit codes; and nothing of ours. So the package is taken out of the module table first, and the
+interpreter ends by the normal way out: threads are joined, atexit runs, streams are flushed.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
 import os
@@ -15,7 +16,7 @@ import site
 import sys
 import threading
 from importlib.machinery import SourceFileLoader
-from types import CodeType, ModuleType, TracebackType
+from types import CodeType, ModuleType
 from typing import NoReturn
 
 from clawplane.sandbox.inside import child
@@ -90,7 +91,7 @@ def _unbuffer() -> None:
         old = getattr(sys, name)
         raw = io.FileIO(descriptor, "wb", closefd=False)
         # mode is what the file layer calls itself, as it does with -u
-        stream = io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, write_through=True)  # type: ignore[type-var]
+        stream = io.TextIOWrapper(raw, encoding=old.encoding, errors=old.errors, write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -152,14 +153,9 @@ def _show(problem: BaseException, path: str) -> None:
 
 def _die_of_interrupt() -> NoReturn:
     """End by SIGINT after the usual way out, so that the parent sees what happened."""
-    import atexit
-
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
     os._exit(130)
-
-
-__all__ = ["TracebackType", "run"]

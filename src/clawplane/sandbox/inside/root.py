@@ -1,4 +1,4 @@
-"""Build the file tree a guest sees: a tmpfs root with the host's programs, a minimal /etc and /dev, and the policy's mounts.
+"""Build the file tree a guest sees: tmpfs root, the host's programs, a minimal /etc and /dev, the policy's mounts.
 
 Theory of operation
 - Once per zygote a template is laid out in a tmpfs on the staging directory: `etc` and `dev`, sealed. Each guest binds
@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from clawplane.sandbox import mounts
-from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import etc
+from clawplane.sandbox.identity import Identity
+from clawplane.sandbox.inside import etc, trees
 from clawplane.sandbox.policy import MIB, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
@@ -208,7 +208,7 @@ class _Tree:
         attributes = mounts.ATTR_NOSUID | mounts.ATTR_NODEV
         if not self._translate or not self._bind_translated(each.source, target, attributes):
             if self._translate:
-                give(each.source, self._identity)
+                trees.give(each.source, self._identity.owner)
             mounts.bind(each.source, target, attributes)
 
     def _bind_translated(self, source: str, target: str, attributes: int) -> bool:
@@ -219,7 +219,7 @@ class _Tree:
         except PermissionError:
             return False
         try:
-            mounts.bind_translated(source, target, attributes, idmap)
+            mounts.bind(source, target, attributes, idmap=idmap)
         except OSError as problem:
             if problem.errno not in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
                 raise
@@ -235,12 +235,12 @@ class _Tree:
             os.makedirs(directory, exist_ok=True)
         owner = self._identity.owner
         mounts.temporary(memory, size=each.size, inodes=each.inodes, owner=owner)
-        layered = self._bind_lower(each.source, lower)
-        if layered:
+        layered = False
+        if self._bind_lower(each.source, lower):
             layered = _try_overlay(self._root, target, owner, user_attributes=not self._translate)
             mounts.detach(lower)
         if not layered:
-            copy_tree(each.source, memory, owner)
+            trees.copy(each.source, memory, owner)
             mounts.mount(memory, target, flags=mounts.MS_BIND)
         mounts.detach(memory)
         os.rmdir(lower)
@@ -249,6 +249,8 @@ class _Tree:
     def _bind_lower(self, source: str, lower: str) -> bool:
         if self._translate:
             return self._bind_translated(source, lower, mounts.SEALED)
+        if os.stat(source).st_uid != self._identity.uid:
+            return False  # only a copy would be the guest's to change
         mounts.bind(source, lower, mounts.SEALED)
         return True
 
@@ -270,49 +272,8 @@ def _try_overlay(root: str, target: str, owner: tuple[int, int], *, user_attribu
         mounts.mount("overlay", target, "overlay", mounts.MS_NOSUID | mounts.MS_NODEV, options)
     except OSError:
         for name in ("upper", "work"):
-            remove_tree(f".memory/{name}")
+            trees.remove_empty(f".memory/{name}")
         return False
     finally:
         os.chdir(before)
     return True
-
-
-def copy_tree(source: str, target: str, owner: tuple[int, int]) -> None:
-    """Copy directories, files and links; leave out sockets, pipes and devices. Everything belongs to `owner`."""
-    for entry in os.scandir(source):
-        destination = f"{target}/{entry.name}"
-        if entry.is_symlink():
-            os.symlink(os.readlink(entry.path), destination)
-        elif entry.is_dir(follow_symlinks=False):
-            os.mkdir(destination, 0o755)
-            copy_tree(entry.path, destination, owner)
-            os.chmod(destination, stat.S_IMODE(entry.stat().st_mode) | 0o700)
-        elif entry.is_file(follow_symlinks=False):
-            _copy_file(entry.path, destination)
-        else:
-            continue
-        os.chown(destination, *owner, follow_symlinks=False)
-
-
-def _copy_file(source: str, destination: str) -> None:
-    with open(source, "rb", buffering=0) as reader, open(destination, "xb", buffering=0) as writer:
-        while block := reader.read(MIB):
-            writer.write(block)
-        os.fchmod(writer.fileno(), stat.S_IMODE(os.fstat(reader.fileno()).st_mode) & 0o777)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a directory of ours that holds at most empty directories."""
-    for directory, _names, _files in os.walk(path, topdown=False):
-        os.rmdir(directory)
-
-
-def give(path: str, identity: Identity) -> None:
-    """Make a host tree the guest's own, where owners cannot be translated; links are never followed."""
-    for _directory, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
-        os.fchown(descriptor, identity.uid, identity.gid)
-        for name in (*names, *files):
-            os.chown(name, identity.uid, identity.gid, dir_fd=descriptor, follow_symlinks=False)
-
-
-__all__ = ["INNER_ID", "SetupError", "build", "prepare_template", "writable_targets"]
