@@ -242,7 +242,7 @@ class Runs(Protocol):
         ...
 
     async def columns(self, slug: RunSlug) -> list[HeaderItem]:
-        """Return the union of keys over the visible rows in order of first sight, for runs without header and schema."""
+        """Return the union of keys over the visible rows in order of first sight."""
         ...
 
     async def log_tail(self, subject: str, *, limit: int) -> list[StoredLogLine]:
