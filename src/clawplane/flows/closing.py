@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from clawplane.domain.batches import ERROR, INFO, LogLine
-from clawplane.domain.lifecycle import RunStatus
+from clawplane.domain.lifecycle import RunStatus, SubtaskStatus
 from clawplane.domain.ports import Runs, Wakeups
-from clawplane.domain.runs import EndedRun
+from clawplane.domain.runs import EndedRun, Subtask, SubtaskTotals
 from clawplane.flows import channels
 
 _OPENING = "SYSTEM: Run "
@@ -14,6 +17,12 @@ _OPENING = "SYSTEM: Run "
 def is_closing(content: str) -> bool:
     """Tell whether a log entry is a run's closing line."""
     return content.startswith(_OPENING)
+
+
+def count(subtasks: Sequence[Subtask]) -> SubtaskTotals:
+    """Return how subtasks stand."""
+    states = Counter(subtask.status for subtask in subtasks)
+    return SubtaskTotals(**{status.value: states[status] for status in SubtaskStatus})
 
 
 def sentence(run: EndedRun) -> str:

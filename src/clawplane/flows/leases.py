@@ -5,15 +5,11 @@ Who runs here:
 * `_offering` wakes when jobs became ready or a runner's free slots changed, asks the queue once for everybody's wishes,
   and sends the offers out. There is one claim statement per tick, however many runners there are.
 * `_listening` turns the queue's `ready` notifications into such ticks.
-* `_expiring` sleeps until the earliest moment at which time can end something. That moment is kept here: it moves
-  closer with every offer and confirmation, so nothing is polled.
+* `Expiry.run` (expiry.py) ends what time has ended.
 * Everything else is called by the link's server end, one call per frame (`domain.ports.Dispatch`).
 
 Rules that never break: a job is only sent after its offer is stored; a word about a job is only believed when its fence
 is the lease's own, which the store decides; a runner whose link was replaced is not spoken for by the old link.
-
-Silence is judged only while this process could have heard: after a start, and whenever the loop was late by more than a
-heartbeat (a suspended machine, a stalled process), runners get a full silence time to speak before they count as dead.
 """
 
 from __future__ import annotations
@@ -28,7 +24,6 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.ids import JobId, RunnerId, RunSlug
 from clawplane.domain.leases import (
-    HEARTBEAT_EVERY_MS,
     OFFER_MS,
     SILENCE_MS,
     Claim,
@@ -41,14 +36,23 @@ from clawplane.domain.leases import (
     RunnerRecord,
     Want,
 )
-from clawplane.domain.ports import AppendResult, FinishResult, HeartbeatResult, Queue, RunnerConnection, Runs, Wakeups
+from clawplane.domain.ports import (
+    AppendResult,
+    Expired,
+    FinishResult,
+    HeartbeatResult,
+    Queue,
+    RunnerConnection,
+    Runs,
+    Wakeups,
+)
 from clawplane.domain.runs import MIN_VISIBLE_MS
 from clawplane.flows import channels, closing
 from clawplane.flows.environments import Environments
+from clawplane.flows.expiry import FOREVER_MS, Expiry
 
 _log = logging.getLogger(__name__)
 
-_FOREVER_MS: Final = 1 << 45
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -97,9 +101,7 @@ class Leases:
         self._links: dict[RunnerId, _Link] = {}
         self._jobs: dict[JobId, _Job] = {}
         self._tick = asyncio.Event()
-        self._sooner = asyncio.Event()
-        self._expiry_at: int | None = None
-        self._judge_silence_from = 0
+        self._expiry = Expiry(queue, clock, self._expired)
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -107,10 +109,9 @@ class Leases:
 
     async def start(self) -> None:
         """Start the loops; what is left from an earlier process of this store is taken over."""
-        self._judge_silence_from = self._clock.now_ms() + SILENCE_MS
         self._tick.set()
-        for loop in (self._offering, self._listening, self._expiring):
-            self._tasks.append(asyncio.create_task(loop(), name=f"leases{loop.__name__}"))
+        for loop in (self._offering(), self._listening(), self._expiry.run()):
+            self._tasks.append(asyncio.create_task(loop))
 
     async def close(self) -> None:
         """Stop the loops, then end every link; jobs go on where they run. Safe to call twice, or without a start."""
@@ -224,9 +225,9 @@ class Leases:
         job = await self._job(claim.job, runner)
         if job is not None:
             job.claim = None
-            self._expire_by(now + job.timeout_ms)
+            self._expiry.not_later_than(now + job.timeout_ms)
             self._wake_subject(job)
-        self._expire_by(now + SILENCE_MS)
+        self._expiry.not_later_than(now + SILENCE_MS)
         return True
 
     async def decline(self, runner: RunnerId, claim: Claim, reason: str) -> None:
@@ -297,65 +298,21 @@ class Leases:
             for offer in offers:
                 await self._send(offer)
 
-    async def _expiring(self) -> None:
-        while True:
-            try:
-                await self._expire_when_due()
-            except StoreError as error:
-                _log.warning("expiry waits: %s", error.message)
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _expire_when_due(self) -> None:
-        now = self._clock.now_ms()
-        expired = await self._queue.expire(now=now, silence_ms=self._silence_ms(now))
-        for lost in expired.lost:
-            self._lose(lost)
-        if any(lost.requeued for lost in expired.lost):
-            self._tick.set()
-        for run in expired.runs:
-            await closing.announce(self._runs, self._wakeups, run, now)
-        self._sooner.clear()
-        self._expiry_at = await self._queue.next_expiry(silence_ms=SILENCE_MS)
-        if self._expiry_at is not None:
-            # one millisecond later than what the store said, so that `<` and `<=` mean the same
-            self._expiry_at = max(self._expiry_at + 1, now + 10)
-            if now < self._judge_silence_from:
-                self._expiry_at = max(self._expiry_at, min(self._judge_silence_from, now + OFFER_MS))
-        await self._sleep_until_expiry()
-
-    async def _sleep_until_expiry(self) -> None:
-        """Wait for the kept moment, or for it to move closer; notice when the machine slept longer than that."""
-        if self._expiry_at is None:
-            await self._sooner.wait()
-            return
-        seconds = max(0.0, (self._expiry_at - self._clock.now_ms()) / 1000)
-        began = self._clock.monotonic()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._sooner.wait()
-        except TimeoutError:
-            pass
-        late = self._clock.monotonic() - began - seconds
-        if late * 1000 > HEARTBEAT_EVERY_MS:
-            _log.warning("the control plane stood still for %.1f s; runners get %d ms to speak", late, SILENCE_MS)
-            self._judge_silence_from = self._clock.now_ms() + SILENCE_MS
-
     # pieces
 
-    def _silence_ms(self, now: int) -> int:
-        return SILENCE_MS if now >= self._judge_silence_from else _FOREVER_MS
-
-    def _expire_by(self, at: int) -> None:
-        if self._expiry_at is None or at < self._expiry_at:
-            self._expiry_at = at
-            self._sooner.set()
+    async def _expired(self, expired: Expired) -> None:
+        for lost in expired.lost:
+            self._lose(lost)
+        for run in expired.runs:
+            await closing.announce(self._runs, self._wakeups, run, self._clock.now_ms())
+        self._tick.set()  # lost jobs wait again, and so do declined ones whose delay is over
 
     async def _send(self, offer: Offer) -> None:
         now = self._clock.now_ms()
         job = _Job(offer.kind, offer.subject, offer.runner, offer.timeout_ms, now)
         job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
         self._jobs[offer.job] = job
-        self._expire_by(now + OFFER_MS)
+        self._expiry.not_later_than(now + OFFER_MS)
         link = self._links.get(offer.runner)
         if link is None or link.draining:  # it left while the offer was being stored
             await self._give_back(job, offer.runner, now)
@@ -414,7 +371,7 @@ class Leases:
 
     def _remember(self, view: LeaseView, offered_at: int) -> _Job:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
-        job = _Job(view.kind, view.subject, view.runner, timeout_ms or _FOREVER_MS, offered_at)
+        job = _Job(view.kind, view.subject, view.runner, timeout_ms or FOREVER_MS, offered_at)
         self._jobs[view.job] = job
         return job
 

@@ -16,7 +16,7 @@ import msgspec
 
 from clawplane.domain import archives, packages, worker_names
 from clawplane.domain.access import Caller, Scope
-from clawplane.domain.archives import ArchiveLimits, ArchiveRefused
+from clawplane.domain.archives import ArchiveLimits
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import Conflict, InvalidArgument, NotFound, Unchanged
 from clawplane.domain.ids import JobIds, WorkerSlug, new_ulid
@@ -137,6 +137,20 @@ class Packages:
             raise NotFound(f"{worker.path} has no version {number[:40]!r}.")
         return found
 
+    async def wait_built(self, worker: Worker, number: str, seconds: float) -> WorkerVersion:
+        """Return a version when its build has ended, or as it stands after `seconds`."""
+        until = self._clock.monotonic() + seconds
+        wakeup = self._wakeups.listen(channels.version(build_subject(worker.slug, number)))
+        try:
+            while True:
+                found = await self.version(worker, number)
+                left = until - self._clock.monotonic()
+                if found.status is not VersionStatus.BUILDING or left <= 0:
+                    return found
+                await wakeup.wait(left)
+        finally:
+            wakeup.close()
+
     async def current(self, worker: Worker) -> WorkerVersion | None:
         """Return the version that runs by default, else the newest one, else None."""
         if worker.current_version is not None:
@@ -190,10 +204,7 @@ class Packages:
     # pieces
 
     async def _examine(self, upload: Spooled) -> PackageReport:
-        report = await asyncio.to_thread(_examine, upload.path, self._limits.archive)
-        if not report.accepted:
-            raise ArchiveRefused([finding for finding in report.diagnostics if finding.severity == "error"])
-        return report
+        return await asyncio.to_thread(_examine, upload.path, self._limits.archive)
 
     async def _same_as_newest(self, worker: Worker, upload: Spooled) -> WorkerVersion | None:
         versions = await self._workers.versions(worker.slug)
@@ -225,6 +236,8 @@ class Packages:
         self, worker: Worker, number: str, upload: Spooled, report: PackageReport, key: str
     ) -> tuple[WorkerVersion, NewJob]:
         now = self._clock.now_ms()
+        if report.language is None:
+            raise AssertionError("an accepted package has a language")
         spec = BuildSpec(
             worker=worker.slug,
             version=number,
@@ -249,8 +262,8 @@ class Packages:
             package_key=key,
             package_sha256=upload.sha256,
             package_size=upload.size,
-            input_schema=report.input_schema,
-            output_schema=report.output_schema,
+            input_schema=report.input_schema_json,
+            output_schema=report.output_schema_json,
             readme=report.readme,
             diagnostics=report.diagnostics,
             build_job=job.id,
@@ -309,7 +322,9 @@ def _checked(field: str, text: str, most: int) -> str:
 
 def _examine(path: Path, limits: ArchiveLimits) -> PackageReport:
     with path.open("rb") as file:
-        return packages.examine(archives.inspect(file, limits=limits))
+        report = packages.examine(archives.inspect(file, limits=limits))
+    report.require()
+    return report
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

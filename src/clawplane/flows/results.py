@@ -43,7 +43,7 @@ class Exporter(Protocol):
     def export(
         self, format_: str, keys: Sequence[str] | None, rows: AsyncIterator[list[bytes]]
     ) -> AsyncIterator[bytes]:
-        """Yield the file: `keys` are the columns in order (None = all keys of every row), `rows` JSON bodies in lists."""
+        """Yield the file: `keys` are the columns in order (None = every row's own), `rows` JSON bodies in lists."""
         ...
 
 

@@ -26,10 +26,10 @@ from clawplane.domain.ids import JobIds, RunSlug, new_ulid
 from clawplane.domain.leases import Attempt, JobKind, NewJob
 from clawplane.domain.lifecycle import RunStatus, VersionStatus
 from clawplane.domain.ports import Queue, Runs, Wakeups, Workers
-from clawplane.domain.runs import NewRun, Origin, Run, RunFilter, RunSystem, Subtask, SubtaskSpec
+from clawplane.domain.runs import EndedRun, NewRun, Origin, Run, RunFilter, RunSystem, Subtask, SubtaskSpec
 from clawplane.domain.schemas import load_input_schema
 from clawplane.domain.workers import Environment, Worker, WorkerVersion
-from clawplane.flows import channels
+from clawplane.flows import channels, closing
 from clawplane.flows.leases import Leases
 
 MAX_WAIT_SECONDS: Final = 300.0
@@ -37,7 +37,7 @@ KILL_GRACE_MS: Final = 10_000
 """Between TERM and KILL at a subtask's time limit (section 5.5 of the wire's specification)."""
 ATTEMPT_MARGIN_MS: Final = 60_000
 """What an attempt may take beside its code: fetching the package, making the environment, shipping the last rows."""
-_SPREAD_MS: Final = 20
+_SPREAD_MS: Final = 250
 _LARGE_INPUT: Final = 256 * 1024
 _MAX_URL: Final = 2048
 
@@ -174,6 +174,13 @@ class RunStarts:
         if leases is None:
             raise NotAbortable(f"The run has ended already: it is {run.status}.")
         self._leases.cancel(leases, "aborted")
+        if not any(lease.confirmed for lease in leases):  # nothing runs that could report the last end
+            ended = EndedRun(
+                slug=run.slug,
+                status=RunStatus.ABORTING,
+                totals=closing.count(await self._runs.subtasks(run.slug)),
+            )
+            await closing.announce(self._runs, self._wakeups, ended, now)
         self._wakeups.notify(channels.run(run.slug))
         self._wakeups.notify(channels.log(run.slug))
         self._wakeups.notify(channels.EVENTS)

@@ -1,0 +1,54 @@
+"""Put the HTTP edge together: the tables, the document, the runner link, the onion around all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from clawplane.api import openapi
+from clawplane.api.calls import Call, Flows, Operation
+from clawplane.api.coreclaw import routes as coreclaw
+from clawplane.api.edge import Edge
+from clawplane.api.metrics import Metrics
+from clawplane.api.native import routes as native
+from clawplane.api.routing import answer_unrouted, routes
+
+LinkEndpoint = Callable[[WebSocket], Awaitable[None]]
+LINK_PATH = "/v1/runner/link"
+
+
+def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
+    """Return the ASGI application; starting and stopping the flows is the caller's."""
+    metrics = Metrics()
+    table = [*coreclaw.operations(), *native.operations(metrics)]
+    paths: list[BaseRoute] = routes([*table, _document_operation(table, flows.version)], flows)
+    paths.append(WebSocketRoute(LINK_PATH, link_endpoint))
+    return Starlette(
+        routes=paths,
+        middleware=[Middleware(Edge, limits=flows.limits, metrics=metrics)],
+        exception_handlers={HTTPException: answer_unrouted},
+    )
+
+
+def _document_operation(table: list[Operation], version: str) -> Operation:
+    document = msgspec.json.encode(openapi.document(table, version=version))
+
+    async def show(call: Call) -> Response:
+        return Response(document, media_type="application/json")
+
+    return Operation(
+        method="GET",
+        path="/openapi.json",
+        operation_id="getOpenApi",
+        summary="Describe this API",
+        handler=show,
+        tag="system",
+        scope=None,
+    )
