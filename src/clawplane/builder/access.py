@@ -65,12 +65,16 @@ class IndexAccess:
             if urlsplit(address).scheme == "https":
                 tunnels.add(destination)
 
-        async def discover() -> frozenset[Destination]:
-            found: set[Destination] = set()
-            for address in self._indexes.addresses:
-                found |= await self._links(address, packages)
-            return frozenset(found)
+        async def known() -> frozenset[Destination]:
+            return frozenset().union(*await asyncio.gather(*map(self._known_links, self._indexes.addresses)))
 
+        async def asked_for() -> frozenset[Destination]:
+            names = [name for name in packages if name != _KNOWN_PACKAGE][:LOOKED_UP]
+            return await self._pages(
+                [f"{address.rstrip('/')}/{name}/" for address in self._indexes.addresses for name in names]
+            )
+
+        discover = (known, asked_for)
         return Gate(frozenset(tunnels), origins, discover=discover, on_refusal=on_refusal, dial=self.dial)
 
     async def node_gate(
@@ -84,15 +88,17 @@ class IndexAccess:
         }
         tunnels = {_destination(address) for address in registries if urlsplit(address).scheme == "https"}
 
-        async def discover() -> frozenset[Destination]:
-            found: set[Destination] = set()
-            for address in registries:
-                found |= await self._pages([f"{address.rstrip('/')}/{name}" for name in packages[:LOOKED_UP]])
-            return frozenset(found)
+        async def nothing() -> frozenset[Destination]:
+            return frozenset()
 
-        return Gate(
-            frozenset(tunnels | self._further), origins, discover=discover, on_refusal=on_refusal, dial=self.dial
-        )
+        async def asked_for() -> frozenset[Destination]:
+            names = packages[:LOOKED_UP]
+            return await self._pages([f"{address.rstrip('/')}/{name}" for address in registries for name in names])
+
+        # npm is told to fetch archives from the registry itself, so nothing has to be known in advance.
+        discover = (nothing, asked_for)
+        allowed = frozenset(tunnels | self._further)
+        return Gate(allowed, origins, discover=discover, on_refusal=on_refusal, dial=self.dial)
 
     async def dial(self, destination: Destination) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a destination, through the operator's own proxy when the environment names one for it."""
@@ -121,16 +127,14 @@ class IndexAccess:
             raise OSError(0, "the proxy named by HTTPS_PROXY refused")
         return reader, writer
 
-    async def _links(self, address: str, packages: Sequence[str]) -> frozenset[Destination]:
-        """Look up the hosts an index links to."""
-        base = address.rstrip("/")
+    async def _known_links(self, address: str) -> frozenset[Destination]:
+        """Look up the hosts an index links to for a package that no Worker chose."""
         if address not in self._known:
-            found = await self._pages([f"{base}/{_KNOWN_PACKAGE}/"])
-            if found:
-                self._known[address] = found
-        if address in self._known and urlsplit(address).scheme in {"http", "https"}:
-            return self._known[address]
-        return await self._pages([f"{base}/{name}/" for name in packages[:LOOKED_UP] if name != _KNOWN_PACKAGE])
+            found = await self._pages([f"{address.rstrip('/')}/{_KNOWN_PACKAGE}/"])
+            if not found:
+                return found
+            self._known[address] = found
+        return self._known[address]
 
     async def _pages(self, addresses: Sequence[str]) -> frozenset[Destination]:
         """Read pages side by side and name the hosts they link to; a page that cannot be read names none."""

@@ -6,7 +6,7 @@ Theory of operation
     `GET|HEAD http://host/...`, forwarded.
     * A destination is allowed by its *name and port*, never by its address: an index on a private network is normal,
       and a public address proves nothing. The names are those of the operator's configuration, plus the hosts that
-      the index's own pages link to; those are looked up once, when the first unknown name is asked for.
+      the index's own pages link to; those are looked up once.
     * Credentials never enter the sandbox. An index that needs some is given to the installer as `http://host/...`
       without them; the gate answers for that name by speaking TLS to the real index itself and adding the
       `Authorization` header. Such requests can only read: there is no method but GET and HEAD, and no body, so
@@ -21,7 +21,7 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -59,7 +59,7 @@ class Origin:
 
 
 Dial = Callable[[Destination], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-Discover = Callable[[], Awaitable[frozenset[Destination]]]
+Discover = Callable[[], Coroutine[None, None, frozenset[Destination]]]
 
 
 async def dial_directly(destination: Destination) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -80,7 +80,8 @@ class Gate:
     """The proxy of one build step.
 
     tunnels: destinations for CONNECT; origins: the `http://` destinations, as the guest names them, and what stands
-    behind them; discover: awaited at most once, for further tunnels; on_refusal gets one line per refused request.
+    behind them; discover: ways to learn further tunnels, each awaited at most once, in order, until one names what is
+    asked for; on_refusal gets one line per refused request.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Gate:
         tunnels: frozenset[Destination],
         origins: Mapping[Destination, Origin],
         *,
-        discover: Discover,
+        discover: Sequence[Discover],
         on_refusal: Callable[[str], None],
         dial: Dial = dial_directly,
     ) -> None:
@@ -96,8 +97,8 @@ class Gate:
         """Connections that came about: 0 means that the index could not be reached at all."""
         self._tunnels = tunnels
         self._origins = dict(origins)
-        self._discover = discover
-        self._discovery: asyncio.Future[frozenset[Destination]] | None = None
+        self._discover = tuple(discover)
+        self._discovered: dict[int, asyncio.Future[frozenset[Destination]]] = {}
         self._on_refusal = on_refusal
         self._dial = dial
 
@@ -106,7 +107,8 @@ class Gate:
         """Serve the listening socket until the context ends, then cut every connection."""
         tasks: set[asyncio.Task[None]] = set()
         # Asked before anybody needs the answer: the first download would have to wait for it.
-        self._discovery = self._discovery or asyncio.ensure_future(self._discover())
+        if self._discover:
+            self._ask(0)
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             if len(tasks) >= CONNECTIONS:
@@ -124,9 +126,9 @@ class Gate:
             for task in tuple(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if self._discovery is not None:
-                self._discovery.cancel()
-                await asyncio.gather(self._discovery, return_exceptions=True)
+            for discovery in self._discovered.values():
+                discovery.cancel()
+            await asyncio.gather(*self._discovered.values(), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with AsyncExitStack() as stack:
@@ -154,7 +156,7 @@ class Gate:
         if match is None or int(match["port"]) > 65535:
             raise Refused("400 Bad Request", "a CONNECT request named no host and port.")
         destination = Destination(match["host"].strip("[]").rstrip(".").lower(), int(match["port"]))
-        if destination not in self._tunnels and destination not in await self._discovered():
+        if destination not in self._tunnels and not await self._learned(destination):
             raise Refused("403 Forbidden", f"{destination} is no package index of this host; refused.")
         far_reader, far_writer = await self._reach(destination, stack)
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -191,14 +193,18 @@ class Gate:
         await far_writer.drain()
         await _pump(far_reader, writer)
 
-    async def _discovered(self) -> frozenset[Destination]:
-        """Ask once which further hosts the index links to; a page that cannot be read adds none."""
-        if self._discovery is None:
-            self._discovery = asyncio.ensure_future(self._discover())
-        try:
-            return await asyncio.shield(self._discovery)
-        except OSError:
-            return frozenset()
+    async def _learned(self, destination: Destination) -> bool:
+        """Tell whether the index's pages link to a destination; pages that cannot be read name none."""
+        for number in range(len(self._discover)):
+            with suppress(OSError):
+                if destination in await asyncio.shield(self._ask(number)):
+                    return True
+        return False
+
+    def _ask(self, number: int) -> asyncio.Future[frozenset[Destination]]:
+        if number not in self._discovered:
+            self._discovered[number] = asyncio.ensure_future(self._discover[number]())
+        return self._discovered[number]
 
     async def _reach(
         self, destination: Destination, stack: AsyncExitStack

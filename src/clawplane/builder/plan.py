@@ -22,10 +22,8 @@ BASE_REQUIREMENTS = (Requirement("grpcio", versions=(">=1.80.0",)), Requirement(
 MAXIMUM_MANIFEST_BYTES = 1 << 20
 MAXIMUM_LOCK_BYTES = 16 << 20
 _SECTIONS = ("dependencies", "optionalDependencies", "overrides")
-_FOREIGN_SOURCE = re.compile(
-    r"(?i)(?:file|link|portal|workspace|patch):|git(?:\+|:|@)|(?:github|gitlab|bitbucket|gist):|https?://|[./~]|[\w.-]+/[\w.-]"
-)
-_ALIAS = re.compile(r"(?i)npm:(?:@[\w.-]+/)?[\w.-]+(?:@[^/:]*)?$")
+_PUBLISHED = re.compile(r"(?!\.)[^/:\\@]*")
+_ALIAS = re.compile(r"(?i)npm:(?:@[\w.-]+/)?[\w.-]+(?:@[^/:\\@]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +149,7 @@ def _check_sources(section: str, entries: object) -> None:
             _check_sources(section, wanted)
         elif not isinstance(wanted, str):
             raise ManifestRefused("package.json", 0, f'"{section}.{name}" is not a string.', 'Write "^1.2.3".')
-        elif _FOREIGN_SOURCE.match(wanted.strip()) and not _ALIAS.match(wanted.strip()):
+        elif not _PUBLISHED.fullmatch(wanted.strip()) and not _ALIAS.fullmatch(wanted.strip()):
             raise ManifestRefused(
                 "package.json",
                 0,
