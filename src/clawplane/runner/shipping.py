@@ -100,7 +100,8 @@ class Shipper:
         cost = len(row.body) + _ENTRY_COST
         if self._cost + cost > _BATCH_BYTES:
             self.flush()
-        await self._make_room(cost)
+        await self._wait_for_room(cost)
+        self._take(cost)
         self._rows.append(row)
         self._changed()
 
@@ -109,19 +110,24 @@ class Shipper:
 
         Neighbouring lines of stderr become one entry, so that a traceback stays in one piece.
         """
+        await self._wait_for_room(len(text) + _ENTRY_COST)
+        self.line(kind, text, source)
+
+    def line(self, kind: int, text: str, source: LogSource) -> None:
+        """Add a log entry at once; for what produces few of them. Counts towards the attempt's log limit."""
+        if self.lost or self._log_full:
+            return
         text = clean(self._redactor.clean(text))
         cost = len(text) + _ENTRY_COST
-        if self._log_full:
-            return
         if cost > self._log_left:
             self._log_full = True
             limit = f"{self._log_limit >> 20} MB" if self._log_limit >= 1 << 20 else f"{self._log_limit} bytes"
             self.say(f"SYSTEM: The log limit of {limit} is reached; later lines are not kept.", WARN)
             return
         self._log_left -= cost
-        await self._make_room(cost)
+        self._take(cost)
         self._add_line(LogLine(kind, text, self._clock.now_ms(), source))
-        self._changed(patient=source == "stderr")
+        self._changed(patient=source in ("stderr", "system"))
 
     def say(self, text: str, kind: int = INFO) -> None:
         """Add a line of the platform's own; never waits, and is not urgent."""
@@ -158,15 +164,13 @@ class Shipper:
 
     # Inside
 
-    async def _make_room(self, cost: int) -> None:
+    async def _wait_for_room(self, cost: int) -> None:
         while not self.lost and not self._room.fits(cost):
             self.flush()
-            if self.lost or self._room.fits(cost):
-                break
-            await self._room.changed()
+            if not self.lost and not self._room.fits(cost):
+                await self._room.changed()
         if self.lost:
             raise LeaseLost
-        self._take(cost)
 
     def _take(self, cost: int) -> None:
         self._cost += cost

@@ -1,0 +1,140 @@
+"""Carry one attempt from the offer to its reported end.
+
+    offered --confirm--> confirmed --prepare--> running --> ended, told to the link
+                 \\                  \\            \\
+                  drop                cancel       cancel: stop politely, then report `aborted`
+                  drop at any time: kill, report nothing
+                  give_back at any time: kill, report `setup`, so that the job is queued again
+
+Preparation begins with the offer, beside the confirmation; code of the job runs only after Confirmed. When `run`
+returns, nothing of the job runs any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Literal, Protocol, TypeVar
+
+from clawplane.domain.ids import JobId
+from clawplane.domain.leases import Offer, Outcome
+from clawplane.runner.jobs.job import CannotPrepare, Job
+from clawplane.runner.shipping import LeaseLost, Shipper
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_End = Literal["drop", "cancel", "give_back"]
+
+
+class Ends(Protocol):
+    """Where the end of an attempt is reported."""
+
+    def end(self, job: JobId, fence: int, outcome: Outcome) -> bool:
+        """Report an end; False when the lease is lost."""
+        ...
+
+
+class Attempt:
+    """One leased job."""
+
+    def __init__(self, offer: Offer, job: Job, shipper: Shipper, ends: Ends) -> None:
+        self.offer = offer
+        self.shipper = shipper
+        self._job = job
+        self._ends = ends
+        self._confirmed = asyncio.Event()
+        self._ending: _End | None = None
+        self._interrupt = asyncio.Event()
+        self._running = False
+
+    def confirmed(self) -> None:
+        """The lease is ours."""
+        self.shipper.open()
+        self._confirmed.set()
+
+    def drop(self) -> None:
+        """The lease is not ours: kill, and say nothing more."""
+        self.shipper.lose()
+        self._end("drop")
+        self._job.kill()
+
+    def cancel(self) -> None:
+        """Somebody asked for the job to be stopped."""
+        self._end("cancel")
+        if self._running:
+            self._job.stop()
+
+    def give_back(self) -> None:
+        """This runner leaves: kill, and let the job be queued again."""
+        self._end("give_back")
+        self._job.kill()
+
+    async def run(self) -> None:
+        """Do the work and report its end."""
+        try:
+            outcome = await self._outcome()
+        except LeaseLost:
+            outcome = None
+        except Exception:
+            _log.exception("Job %d failed by a defect of the runner", self.offer.job)
+            outcome = _setup("The runner failed by a defect; its log has the details.")
+        if outcome is None or self._ending == "drop":
+            self.shipper.lose()
+            return
+        if self._ending == "give_back":
+            outcome = _setup("The runner was stopped before the attempt ended.")
+        self.shipper.flush()
+        self._ends.end(self.offer.job, self.offer.fence, outcome)
+
+    async def _outcome(self) -> Outcome | None:
+        preparing = asyncio.create_task(self._job.prepare())
+        try:
+            if not await self._unless_ended(self._confirmed.wait):
+                return self._ended_early()
+            try:
+                if not await self._unless_ended(lambda: _result(preparing)):
+                    return self._ended_early()
+            except CannotPrepare as problem:
+                self.shipper.say(f"SYSTEM: {problem}")
+                return _setup(str(problem))
+            self._running = True
+            return await self._job.run()
+        finally:
+            preparing.cancel()
+            await asyncio.gather(preparing, return_exceptions=True)
+            await self._job.close()
+
+    async def _unless_ended(self, work: Callable[[], Coroutine[None, None, object]]) -> bool:
+        """Wait for `work`; False when the attempt was ended from outside first. Raises what the work raises."""
+        tasks = [asyncio.ensure_future(work()), asyncio.ensure_future(self._interrupt.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._ending is not None:
+                return False
+            tasks[0].result()
+            return True
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended_early(self) -> Outcome | None:
+        if self._ending == "drop":
+            return None
+        return Outcome(succeeded=False, reason="aborted", message="It was aborted before it started.")
+
+    def _end(self, how: _End) -> None:
+        # the strongest word counts: a lease that is lost is reported by nobody
+        if self._ending != "drop" and (self._ending is None or how != "cancel"):
+            self._ending = how
+        self._interrupt.set()
+
+
+async def _result(task: asyncio.Task[_T]) -> _T:
+    return await asyncio.shield(task)
+
+
+def _setup(message: str) -> Outcome:
+    return Outcome(succeeded=False, reason="setup", message=message)
