@@ -47,12 +47,12 @@ class Exporter(Protocol):
         ...
 
 
-class ResultPage(msgspec.Struct, frozen=True, kw_only=True):
+class ResultPage(msgspec.Struct, frozen=True, kw_only=True, rename={"items": "list"}):
     """One page of rows, each as JSON with its platform key."""
 
     count: int
     headers: list[HeaderItem]
-    list: list[msgspec.Raw]
+    items: list[msgspec.Raw]
     page_index: int
     page_size: int
 
@@ -95,7 +95,7 @@ class Results:
         return ResultPage(
             count=count,
             headers=await self.columns(run),
-            list=[msgspec.Raw(with_data_id(row.body, row.ordinal)) for row in rows],
+            items=[msgspec.Raw(with_data_id(row.body, row.ordinal)) for row in rows],
             page_index=page,
             page_size=limit,
         )

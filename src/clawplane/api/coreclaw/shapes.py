@@ -21,7 +21,7 @@ Limit = Annotated[int, Meta(ge=1, le=100)]
 class RunWorkerRequest(Struct, forbid_unknown_fields=True):
     """Start a run. `input` is `{"parameters": {"custom": {}, "system": {}}}`."""
 
-    input: msgspec.Raw = msgspec.Raw(b"null")
+    input: msgspec.Raw | UnsetType = UNSET
     version: str | None = None
     is_async: bool | None = True
     callback_url: str | None = None
@@ -45,10 +45,10 @@ class Region(Struct):
     name: str
 
 
-class RegionList(Struct):
+class RegionList(Struct, rename={"items": "list"}):
     """All regions."""
 
-    list: list[Region]
+    items: list[Region]
 
 
 class WorkerItem(Struct):
@@ -62,11 +62,11 @@ class WorkerItem(Struct):
     username: str
 
 
-class WorkerList(Struct):
+class WorkerList(Struct, rename={"items": "list"}):
     """A page of Workers; `list` is the same array under the name that other clients know."""
 
     scraper: list[WorkerItem]
-    list: list[WorkerItem]
+    items: list[WorkerItem]
 
 
 class Account(Struct):
@@ -143,11 +143,11 @@ class RunObject(Struct, omit_defaults=False):
     err_msg: str | UnsetType = UNSET
 
 
-class RunList(Struct):
+class RunList(Struct, rename={"items": "list"}):
     """A page of runs."""
 
     count: int
-    list: list[RunObject]
+    items: list[RunObject]
     page_index: int
     page_size: int
 
@@ -186,11 +186,11 @@ class LogEntry(Struct):
     timestamp: int
 
 
-class RunLog(Struct):
+class RunLog(Struct, rename={"items": "list"}):
     """The newest log entries and a link to all."""
 
     all_logs_url: str
-    list: list[LogEntry]
+    items: list[LogEntry]
     result_count: int
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.responses import Response
 
 from clawplane.api import replies
@@ -22,7 +23,7 @@ async def run_worker(call: Call) -> Response:
     run = await call.flows.runs.start(
         call.caller,
         call.path("workerId"),
-        bytes(request.input),
+        b"null" if request.input is UNSET else bytes(request.input),
         version=request.version or None,
         callback_url=request.callback_url or "",
     )

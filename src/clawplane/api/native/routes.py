@@ -29,39 +29,119 @@ def _workers() -> list[Operation]:
     version = f"{worker}/versions/{{version}}"
     read, write = Scope.READ, Scope.WORKERS
     return [
-        _line("POST", "/v1/workers", "createWorker", "Create a Worker, or upload a version of one",
-              handler=workers.create_worker, scope=write, upload=True, body=shapes.CreateWorker, data=shapes.VersionBody),
-        _line("GET", worker, "describeWorker", "Get a Worker with its versions", handler=workers.get_worker, scope=read,
-              data=shapes.WorkerBody),
+        _line(
+            "POST",
+            "/v1/workers",
+            "createWorker",
+            "Create a Worker, or upload a version of one",
+            handler=workers.create_worker,
+            scope=write,
+            upload=True,
+            body=shapes.CreateWorker,
+            data=shapes.VersionBody,
+        ),
+        _line(
+            "GET",
+            worker,
+            "describeWorker",
+            "Get a Worker with its versions",
+            handler=workers.get_worker,
+            scope=read,
+            data=shapes.WorkerBody,
+        ),
         _line("DELETE", worker, "removeWorker", "Remove a Worker", handler=workers.remove_worker, scope=write),
-        _line("GET", f"{worker}/versions", "listWorkerVersions", "List a Worker's versions", handler=workers.list_versions,
-              scope=read, data=shapes.VersionList),
-        _line("GET", version, "getWorkerVersion", "Get a version", handler=workers.get_version, scope=read, query=(_WAIT,),
-              data=shapes.VersionBody),
-        _line("GET", f"{version}/diagnostics", "listWorkerDiagnostics", "List what the checks found",
-              handler=workers.list_diagnostics, scope=read, data=shapes.DiagnosticList),
-        _line("GET", f"{version}/log", "streamBuildLog", "Stream a build's log", handler=workers.get_build_log, scope=read,
-              query=_FOLLOW, data=shapes.LogLine, media=_NDJSON),
-    ]  # fmt: skip
+        _line(
+            "GET",
+            f"{worker}/versions",
+            "listWorkerVersions",
+            "List a Worker's versions",
+            handler=workers.list_versions,
+            scope=read,
+            data=shapes.VersionList,
+        ),
+        _line(
+            "GET",
+            version,
+            "getWorkerVersion",
+            "Get a version",
+            handler=workers.get_version,
+            scope=read,
+            query=(_WAIT,),
+            data=shapes.VersionBody,
+        ),
+        _line(
+            "GET",
+            f"{version}/diagnostics",
+            "listWorkerDiagnostics",
+            "List what the checks found",
+            handler=workers.list_diagnostics,
+            scope=read,
+            data=shapes.DiagnosticList,
+        ),
+        _line(
+            "GET",
+            f"{version}/log",
+            "streamBuildLog",
+            "Stream a build's log",
+            handler=workers.get_build_log,
+            scope=read,
+            query=_FOLLOW,
+            data=shapes.LogLine,
+            media=_NDJSON,
+        ),
+    ]
 
 
 def _runs() -> list[Operation]:
     run = "/v1/runs/{runId}"
     return [
-        _line("GET", f"{run}/log", "streamRunLog", "Stream a run's log", handler=runs.get_log, scope=Scope.READ, query=_FOLLOW,
-              data=shapes.LogLine, media=_NDJSON),
-        _line("GET", f"{run}/subtasks", "listSubtasks", "List a run's subtasks and attempts", handler=runs.list_subtasks,
-              scope=Scope.READ, data=shapes.SubtaskList),
-    ]  # fmt: skip
+        _line(
+            "GET",
+            f"{run}/log",
+            "streamRunLog",
+            "Stream a run's log",
+            handler=runs.get_log,
+            scope=Scope.READ,
+            query=_FOLLOW,
+            data=shapes.LogLine,
+            media=_NDJSON,
+        ),
+        _line(
+            "GET",
+            f"{run}/subtasks",
+            "listSubtasks",
+            "List a run's subtasks and attempts",
+            handler=runs.list_subtasks,
+            scope=Scope.READ,
+            data=shapes.SubtaskList,
+        ),
+    ]
 
 
 def _keys() -> list[Operation]:
     return [
-        _line("POST", "/v1/keys", "createKey", "Create a key", handler=keys.create_key, scope=Scope.ADMIN, body=shapes.CreateKey,
-              body_required=True, data=shapes.NewKeyBody),
-        _line("GET", "/v1/keys", "listKeys", "List the keys", handler=keys.list_keys, scope=Scope.ADMIN, data=shapes.KeyList),
+        _line(
+            "POST",
+            "/v1/keys",
+            "createKey",
+            "Create a key",
+            handler=keys.create_key,
+            scope=Scope.ADMIN,
+            body=shapes.CreateKey,
+            body_required=True,
+            data=shapes.NewKeyBody,
+        ),
+        _line(
+            "GET",
+            "/v1/keys",
+            "listKeys",
+            "List the keys",
+            handler=keys.list_keys,
+            scope=Scope.ADMIN,
+            data=shapes.KeyList,
+        ),
         _line("DELETE", "/v1/keys/{keyId}", "revokeKey", "Revoke a key", handler=keys.revoke_key, scope=Scope.ADMIN),
-    ]  # fmt: skip
+    ]
 
 
 def _system(metrics: Metrics) -> list[Operation]:
@@ -71,24 +151,68 @@ def _system(metrics: Metrics) -> list[Operation]:
         Parameter(name="limit", kind="integer", description="How many.", default=100, minimum=1, maximum=1000),
     )
     return [
-        _line("GET", "/v1/runners", "listRunners", "List the runners", handler=system.list_runners, scope=Scope.READ,
-              data=shapes.RunnerList),
-        _line("GET", "/v1/events", "listEvents", "List or follow events", handler=system.list_events, scope=Scope.READ,
-              query=events, data=shapes.EventList),
-        _line("GET", "/healthz", "getHealth", "Tell whether runs can be taken", handler=system.health, scope=None,
-              data=shapes.Health),
-        _line("GET", "/metrics", "getMetrics", "Show metrics to Prometheus", handler=system.metrics_handler(metrics),
-              scope=Scope.READ, media="text/plain"),
-    ]  # fmt: skip
+        _line(
+            "GET",
+            "/v1/runners",
+            "listRunners",
+            "List the runners",
+            handler=system.list_runners,
+            scope=Scope.READ,
+            data=shapes.RunnerList,
+        ),
+        _line(
+            "GET",
+            "/v1/events",
+            "listEvents",
+            "List or follow events",
+            handler=system.list_events,
+            scope=Scope.READ,
+            query=events,
+            data=shapes.EventList,
+        ),
+        _line(
+            "GET",
+            "/healthz",
+            "getHealth",
+            "Tell whether runs can be taken",
+            handler=system.health,
+            scope=None,
+            data=shapes.Health,
+        ),
+        _line(
+            "GET",
+            "/metrics",
+            "getMetrics",
+            "Show metrics to Prometheus",
+            handler=system.metrics_handler(metrics),
+            scope=Scope.READ,
+            media="text/plain",
+        ),
+    ]
 
 
 def _files() -> list[Operation]:
     return [
-        _line("GET", "/v1/downloads/{token}", "downloadFile", "Download what a signed link names", handler=files.download,
-              scope=None, media="application/octet-stream"),
-        _line("GET", "/v1/runner/blobs/{key:path}", "readBlob", "Fetch a package or lock", handler=files.read_blob,
-              scope=Scope.RUNNER, media="application/octet-stream", published=False),
-    ]  # fmt: skip
+        _line(
+            "GET",
+            "/v1/downloads/{token}",
+            "downloadFile",
+            "Download what a signed link names",
+            handler=files.download,
+            scope=None,
+            media="application/octet-stream",
+        ),
+        _line(
+            "GET",
+            "/v1/runner/blobs/{key:path}",
+            "readBlob",
+            "Fetch a package or lock",
+            handler=files.read_blob,
+            scope=Scope.RUNNER,
+            media="application/octet-stream",
+            published=False,
+        ),
+    ]
 
 
 def _line(

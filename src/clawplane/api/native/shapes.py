@@ -68,16 +68,16 @@ class WorkerBody(Struct):
     versions: list[VersionBody]
 
 
-class VersionList(Struct):
+class VersionList(Struct, rename={"items": "list"}):
     """All versions of a Worker, newest first."""
 
-    list: list[VersionBody]
+    items: list[VersionBody]
 
 
-class DiagnosticList(Struct):
+class DiagnosticList(Struct, rename={"items": "list"}):
     """What the checks found in a version's package."""
 
-    list: list[Diagnostic]
+    items: list[Diagnostic]
 
 
 class LogLine(Struct):
@@ -127,10 +127,10 @@ class SubtaskBody(Struct):
     attempts: list[AttemptBody]
 
 
-class SubtaskList(Struct):
+class SubtaskList(Struct, rename={"items": "list"}):
     """A run's subtasks in order."""
 
-    list: list[SubtaskBody]
+    items: list[SubtaskBody]
 
 
 class RunnerBody(Struct):
@@ -147,10 +147,10 @@ class RunnerBody(Struct):
     last_seen: int
 
 
-class RunnerList(Struct):
+class RunnerList(Struct, rename={"items": "list"}):
     """Every runner ever heard of, newest first."""
 
-    list: list[RunnerBody]
+    items: list[RunnerBody]
 
 
 class KeyBody(Struct):
@@ -176,10 +176,10 @@ class NewKeyBody(Struct):
     key: str
 
 
-class KeyList(Struct):
+class KeyList(Struct, rename={"items": "list"}):
     """All keys, newest first."""
 
-    list: list[KeyBody]
+    items: list[KeyBody]
 
 
 class EventBody(Struct):
@@ -192,10 +192,10 @@ class EventBody(Struct):
     data: dict[str, Any]
 
 
-class EventList(Struct):
+class EventList(Struct, rename={"items": "list"}):
     """Events behind `after`, oldest first."""
 
-    list: list[EventBody]
+    items: list[EventBody]
 
 
 class Health(Struct):
