@@ -106,7 +106,7 @@ class PythonInstaller:
         return await build.run(
             "resolving",
             [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *(flags or [])],
-            environment=build.base_environment() | self._variables(cache),
+            environment=build.base_environment() | self.variables(cache),
             readable=self._readable(),
             writable=[build.directory if from_source else self.shared],
             gate=gate,
@@ -130,7 +130,8 @@ class PythonInstaller:
         }
         (tree / "pyvenv.cfg").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
 
-    def _variables(self, cache: Path) -> dict[str, str]:
+    def variables(self, cache: Path) -> dict[str, str]:
+        """Tell uv where packages come from and where its cache is."""
         indexes = self.tools.indexes
         variables = {
             **indexes.settings,
