@@ -1,8 +1,8 @@
 """The composition root: here, and nowhere else, ports meet their implementations.
 
-`control_plane` is what `serve` runs and what tests open; `run_runner` is what `runner` runs. Start in the order of need,
-stop in the reverse: the listener closes first, then the loops of the leases, then the store, which finishes what it
-has accepted.
+`control_plane` is what `serve` runs and what tests open; `run_runner` is what `runner` runs. Start in the order of
+need, stop in the reverse: the listener closes first, then the loops of the leases, then the store, which finishes
+what it has accepted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
 from clawplane.runner.settings import RunnerSettings
 from clawplane.sandbox.probe import probe
-from clawplane.sdk import scaffold as scaffolding
+
 from clawplane.settings import Connection, RunnerDaemonSettings, Secret, ServeSettings, write_connection
 from clawplane.store.store import open_store
 
@@ -254,6 +254,8 @@ def doctor() -> list[dict[str, Any]]:
 def scaffold(language: str, name: str, target: Path) -> list[Path]:
     """Write a new Worker; raises InvalidArgument when that would overwrite something."""
     try:
+        from clawplane.sdk import scaffold as scaffolding
+
         return scaffolding.scaffold(language, name, target)
     except (ValueError, OSError) as error:
         raise InvalidArgument(str(error), hint="Choose another name, or remove the directory.") from None
