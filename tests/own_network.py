@@ -1,8 +1,10 @@
 """Run a command in a network of its own, and hand its SDK listener to whoever started us.
 
-Usage: own_network.py SOCKET_FD COMMAND...   Works for ordinary users: a user and a network namespace of our own, loopback
-up, a listener on 127.0.0.1:20086, its descriptor sent over the inherited unix socket SOCKET_FD; then one byte is awaited
-there (the server accepts now) and COMMAND takes our place.
+Usage: own_network.py SOCKET_FD COMMAND...
+
+Works for ordinary users: a user and a network namespace of our own, loopback up, a listener on 127.0.0.1:20086, its
+descriptor sent over the inherited unix socket SOCKET_FD; then one byte is awaited there (the server accepts now) and
+COMMAND takes our place.
 """
 
 import ctypes

@@ -1,7 +1,7 @@
 """The server's half of HTTP/2, as far as unary gRPC calls need it. No I/O: bytes in, complete calls and bytes out.
 
-Theory of operation. `receive` takes whatever arrived and returns the calls that became complete by it; `answer` and
-`refuse` end a call; `take_output` hands out what has to be sent and is asked again until it has nothing.
+Theory of operation. `receive` takes whatever arrived, and `take_calls` hands out the calls that became complete by it;
+`answer` and `refuse` end a call; `take_output` hands out what has to be sent and is asked again until it has nothing.
 
 A message is buffered until it is whole, so memory is the thing to defend:
 
@@ -15,7 +15,8 @@ A message is buffered until it is whole, so memory is the thing to defend:
 
 What a client can repeat for free (pings, settings, resets, empty frames) is counted, and ends the connection when no
 call is answered in between. Header blocks are bounded before and after decompression. Any violation raises
-`Http2Error`: the connection is beyond repair, and the transport closes it after sending what `take_output` has.
+`Http2Error`: the connection is beyond repair, and the transport closes it after sending what `take_output` has. Calls
+that were complete before the violation are served all the same.
 """
 
 from collections.abc import Callable
@@ -86,8 +87,8 @@ class Connection:
         """Calls that began and are not answered."""
         return len(self._streams)
 
-    def receive(self, data: bytes) -> list[Call]:
-        """Take what arrived; return the calls it completed, in order."""
+    def receive(self, data: bytes) -> None:
+        """Take what arrived."""
         if self._rest:
             data = self._rest + data
         at = 0 if self._preface_came else self._preface(data)
@@ -103,6 +104,9 @@ class Connection:
             self._frame(kind, flags, stream_id & f.MAX_WINDOW, data[at : at + size])
             at += size
         self._rest = data[at:]
+
+    def take_calls(self) -> list[Call]:
+        """Return the calls that are complete, in order; each must be answered or refused."""
         calls, self._calls = self._calls, []
         return calls
 

@@ -74,14 +74,17 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on the calls that are complete now."""
+        failure: Http2Error | None = None
         try:
-            calls = self._http.receive(data)
+            self._http.receive(data)
         except Http2Error as error:
-            self._fail(error)
-            return
-        for call in calls:
+            failure = error
+        for call in self._http.take_calls():
             self._called(self, call)
-        self._flush()
+        if failure is None:
+            self._flush()
+        else:
+            self._fail(failure)
 
     def pause_writing(self) -> None:
         """Read no more requests while the client does not read our answers."""
