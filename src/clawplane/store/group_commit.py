@@ -1,0 +1,201 @@
+"""Commit together what arrived together.
+
+The event loop's side collects writes and hands them to one thread; the thread takes everything that waits, runs it in
+one transaction and sends the answers back in one call. There is no timer: while a commit is in flight, the next batch
+grows. Rules that never break:
+
+* an answer is sent after the commit that covers it, never before;
+* writes of one batch run in the order in which they arrived;
+* a write that fails alone is undone alone; a commit that fails is answered to everyone in it;
+* callers that went away do not disturb the batch they were in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from clawplane.domain.errors import InternalError, Unavailable
+from clawplane.store.database import Operation, Transaction
+
+R = TypeVar("R")
+
+MAX_BATCH = 2000
+MAX_QUEUED = 20_000
+MAX_QUEUED_BYTES = 128 << 20
+
+
+class Write(NamedTuple):
+    """One item on its way to the database."""
+
+    operation: Operation[Any, Any]
+    item: Any
+    answer: asyncio.Future[Any]
+    weight: int
+
+
+class Engine(Protocol):
+    """What commits a batch; called by the writer's thread only."""
+
+    def commit(self, writes: Sequence[Write]) -> list[Any]:
+        """Run the writes in one transaction and return a result or exception for each; raises when nothing was kept."""
+        ...
+
+    def rest(self) -> None:
+        """Do what is best done when nobody writes."""
+        ...
+
+
+def drive(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that awaits nothing but its transaction from start to end."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    coroutine.close()
+    raise InternalError("A store operation waited for something other than its transaction.")
+
+
+class Savepoint(Protocol):
+    """Undo a part of a transaction."""
+
+    def __enter__(self) -> None:
+        """Remember this point."""
+
+    def __exit__(self, failed: object, /, *rest: object) -> None:
+        """Keep what was done since, or undo it when an exception passes."""
+
+
+def run_batch(
+    tx: Transaction, writes: Sequence[Write], savepoint: Callable[[], Savepoint], fatal: Callable[[Exception], bool]
+) -> list[Any]:
+    """Run writes in order, neighbours of one operation together; `fatal` errors pass, others become results."""
+    results: list[Any] = []
+    for operation, group in groupby(writes, key=lambda write: write.operation):
+        results += _run_group(tx, operation, [write.item for write in group], savepoint, fatal)
+    return results
+
+
+def _run_group(
+    tx: Transaction,
+    operation: Operation[Any, Any],
+    items: list[Any],
+    savepoint: Callable[[], Savepoint],
+    fatal: Callable[[Exception], bool],
+) -> list[Any]:
+    try:
+        with savepoint():
+            results = list(drive(operation(tx, items)))
+            if len(results) != len(items):
+                raise InternalError(f"A store operation gave {len(results)} results for {len(items)} items.")
+            return results
+    except Exception as error:
+        if fatal(error):
+            raise
+        if len(items) == 1:
+            return [error]
+    return [result for item in items for result in _run_group(tx, operation, [item], savepoint, fatal)]
+
+
+class GroupCommit:
+    """The queue between the callers on one event loop and the writer's thread."""
+
+    def __init__(self, engine: Engine, *, idle_seconds: float, name: str = "store-writer") -> None:
+        self._engine = engine
+        self._idle_seconds = idle_seconds
+        self._loop = asyncio.get_running_loop()
+        self._collecting: list[Write] = []
+        self._queue: deque[Write] = deque()
+        self._queued = 0
+        self._queued_bytes = 0
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._asleep = False
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    async def write(self, operation: Operation[Any, R], item: Any, weight: int) -> R:
+        """Queue one item and return its result after the commit."""
+        while self._queued >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES:
+            room = self._loop.create_future()
+            self._room.append(room)
+            await room
+        if self._closing:
+            raise Unavailable("The store is closed.")
+        answer: asyncio.Future[R] = self._loop.create_future()
+        self._queued += 1
+        self._queued_bytes += weight
+        if not self._collecting:
+            self._loop.call_soon(self._hand_over)
+        self._collecting.append(Write(operation, item, answer, weight))
+        return await answer
+
+    async def close(self) -> None:
+        """Commit what was accepted and end the thread."""
+        self._closing = True
+        self._hand_over()
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join)
+        # answers were sent by call_soon_threadsafe before the thread ended; let them arrive
+        await asyncio.sleep(0)
+
+    def _hand_over(self) -> None:
+        """Give the thread what one turn of the loop has collected, so that it arrives as one batch."""
+        self._queue.extend(self._collecting)
+        self._collecting = []
+        if self._asleep:
+            self._wake.set()
+
+    def _run(self) -> None:
+        rested = False
+        while True:
+            batch = self._take()
+            if batch:
+                self._commit(batch)
+                rested = False
+            elif self._closing:
+                return
+            elif self._sleep(None if rested else self._idle_seconds):
+                self._engine.rest()
+                rested = True
+
+    def _take(self) -> list[Write]:
+        queue = self._queue
+        return [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+
+    def _sleep(self, seconds: float | None) -> bool:
+        """Wait for writes; True when `seconds` passed without any."""
+        self._asleep = True
+        # whoever appends looks at _asleep afterwards, so looking at the queue again here loses no wake-up
+        woken = bool(self._queue) or self._closing or self._wake.wait(seconds)
+        self._asleep = False
+        self._wake.clear()
+        return not woken
+
+    def _commit(self, batch: list[Write]) -> None:
+        try:
+            results: Sequence[Any] = self._engine.commit(batch)
+        except Exception as error:  # whatever went wrong, the callers must hear of it and the thread must live
+            results = [error] * len(batch)
+        self._loop.call_soon_threadsafe(self._deliver, batch, results)
+
+    def _deliver(self, batch: list[Write], results: Sequence[Any]) -> None:
+        for (_, _, answer, weight), result in zip(batch, results, strict=True):
+            self._queued_bytes -= weight
+            if answer.done():
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+        self._queued -= len(batch)
+        while self._room:
+            room = self._room.popleft()
+            if not room.done():
+                room.set_result(None)

@@ -1,0 +1,18 @@
+-- name: insert_key
+INSERT INTO api_key (id, name, owner, scopes, digest, created_at, revoked_at, expires_at)
+VALUES (:id, :name, :owner, :scopes, :digest, :created_at, :revoked_at, :expires_at)
+
+-- name: key_by_digest
+SELECT id, name, owner, scopes, digest, created_at, revoked_at, expires_at FROM api_key WHERE digest = :digest
+
+-- name: all_keys
+SELECT id, name, owner, scopes, digest, created_at, revoked_at, expires_at FROM api_key ORDER BY created_at DESC, id DESC
+
+-- name: revoke_key
+UPDATE api_key SET revoked_at = coalesce(revoked_at, :now) WHERE id = :id
+
+-- name: setting
+SELECT value FROM setting WHERE name = :name
+
+-- name: set_setting_once
+INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING

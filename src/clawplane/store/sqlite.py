@@ -1,0 +1,297 @@
+"""Keep the database in one SQLite file.
+
+Who runs: one writer thread with the only connection that writes (WAL, FULL: a commit is on disk when it returns), and
+a few reader threads with a connection each, which see the last commit and never wait for the writer. A lock on
+`<file>.lock` keeps a second server away for as long as this process lives; programs that only open the file for a
+moment are waited for, up to the busy time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clawplane.domain.errors import Conflict, StoreBusy, Unavailable
+from clawplane.store.database import NO_PARAMS, Operation, Params, Row, View
+from clawplane.store.faults import disk_error, store_error
+from clawplane.store.group_commit import GroupCommit, Write, drive, run_batch
+from clawplane.store.migrate import migrate
+from clawplane.store.queries import Query, load_queries
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BUSY_SECONDS = 5.0
+IDLE_SECONDS = 2.0
+READERS = 3
+
+_SETTINGS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA wal_autocheckpoint=4000",  # pages of 4 KiB: 16 MiB of log before it is copied into the file
+    "PRAGMA journal_size_limit=67108864",
+    "PRAGMA cache_size=-16384",
+    "PRAGMA temp_store=MEMORY",
+)
+
+
+class FileLock:
+    """The right to write one database file, held until the process ends or releases it."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock; raises StoreBusy naming the process that has it."""
+        path = self._database.with_name(self._database.name + ".lock")
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(file)
+            raise StoreBusy(f"The database {self._database} is in use by process {holder}.") from None
+        with suppress(OSError):  # a full disk must not keep the server from starting; the pid only informs
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        self._file = file
+
+    def release(self) -> None:
+        """Give the lock back; twice is fine."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class SqliteTransaction:
+    """The statements of one connection, by name."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, Query]) -> None:
+        self._connection = connection
+        self._texts = {name: query.sql for name, query in queries.items()}
+        self._values = {name: _picker(query.params) for name, query in queries.items()}
+
+    async def fetch(self, name: str, params: Params = NO_PARAMS) -> list[Row]:
+        """Run the named statement and return its rows."""
+        return self._connection.execute(self._texts[name], self._values[name](params)).fetchall()
+
+    async def execute(self, name: str, params: Params = NO_PARAMS) -> int:
+        """Run the named statement and return the number of rows it changed."""
+        return self._connection.execute(self._texts[name], self._values[name](params)).rowcount
+
+    async def many(self, name: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run the named statement once per row of values."""
+        if rows:
+            self._connection.executemany(self._texts[name], rows)
+
+
+def _picker(names: tuple[str, ...]) -> Any:
+    """Return a function that makes the values of a statement from its parameters."""
+    if not names:
+        return lambda _params: ()
+    if len(names) == 1:
+        return lambda params: (params[names[0]],)
+    return itemgetter(*names)
+
+
+class _Savepoint:
+    """Undo what fails inside, and only that."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("SAVEPOINT part")
+
+    def __exit__(self, failed: object, /, *rest: object) -> None:
+        # an error of the disk may have ended the whole transaction, and the savepoint with it
+        if failed and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK TO part")
+        if self._connection.in_transaction:
+            self._connection.execute("RELEASE part")
+
+
+def _refusal(error: Exception) -> bool:
+    """Tell whether an error concerns one item, rather than the database."""
+    return not isinstance(error, sqlite3.Error) or isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError))
+
+
+class _Writer:
+    """The connection that writes, used by the writer's thread."""
+
+    def __init__(self, path: Path, queries: Mapping[str, Query], busy_seconds: float) -> None:
+        self._path = path
+        self._queries = queries
+        self._busy_seconds = busy_seconds
+        self._connection = _open(path, busy_seconds)
+        self._tx = SqliteTransaction(self._connection, queries)
+
+    def prepare(self) -> None:
+        """Bring the database's tables up to date."""
+        migrate(self._connection)
+
+    def commit(self, writes: Sequence[Write]) -> list[Any]:
+        """Run the writes in one transaction; raises when nothing was kept."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            results = run_batch(self._tx, writes, lambda: _Savepoint(self._connection), lambda e: not _refusal(e))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._recover()
+            raise store_error(error, self._path) from error
+        except BaseException:
+            self._recover()
+            raise
+        return [_translated(result) for result in results]
+
+    def rest(self) -> None:
+        """Copy the log into the file and cut it, while nobody writes."""
+        with suppress(sqlite3.Error):  # a reader may hold an old state, or the disk be full: the next rest tries again
+            self._connection.execute("PRAGMA optimize")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Rest once more and close."""
+        self.rest()
+        self._connection.close()
+
+    def _recover(self) -> None:
+        """Undo the transaction; a connection that cannot even do that is replaced."""
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = _open(self._path, self._busy_seconds)
+            self._tx = SqliteTransaction(self._connection, self._queries)
+
+
+def _translated(result: Any) -> Any:
+    if isinstance(result, sqlite3.IntegrityError):
+        return Conflict(f"It contradicts what is stored already ({result}).")
+    return result
+
+
+class _Readers:
+    """A few threads with a reading connection each."""
+
+    def __init__(self, path: Path, queries: Mapping[str, Query], busy_seconds: float) -> None:
+        self._path = path
+        self._queries = queries
+        self._busy_seconds = busy_seconds
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    async def read(self, view: View[R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._look, view)
+
+    def _look(self, view: View[R]) -> R:
+        try:
+            connection, tx = self._own()
+            connection.execute("BEGIN")
+            try:
+                return drive(view(tx))
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _own(self) -> tuple[sqlite3.Connection, SqliteTransaction]:
+        own: tuple[sqlite3.Connection, SqliteTransaction] | None = getattr(self._local, "own", None)
+        if own is None:
+            connection = _open(self._path, self._busy_seconds)
+            connection.execute("PRAGMA query_only=1")
+            self._opened.append(connection)
+            own = self._local.own = connection, SqliteTransaction(connection, self._queries)
+        return own
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for connection in self._opened:
+            connection.close()
+
+
+class SqliteDatabase:
+    """One SQLite file; see database.Database for what the methods promise."""
+
+    def __init__(self, path: Path, lock: FileLock, writer: _Writer, readers: _Readers, idle_seconds: float) -> None:
+        self._path = path
+        self._lock = lock
+        self._writer = writer
+        self._readers = readers
+        self._commits = GroupCommit(writer, idle_seconds=idle_seconds)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, busy_seconds: float = BUSY_SECONDS, idle_seconds: float = IDLE_SECONDS
+    ) -> SqliteDatabase:
+        """Open or create the file; raises StoreBusy, StoreFull, or StoreError when it is newer than this program."""
+        lock, writer, readers = await asyncio.to_thread(_open_all, path, busy_seconds)
+        return cls(path, lock, writer, readers, idle_seconds)
+
+    async def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> R:
+        """Apply `operation` to `item` and return its result once it is durable."""
+        return await self._commits.write(operation, item, weight)
+
+    async def read(self, view: View[R]) -> R:
+        """Return what `view` sees."""
+        if self._closed:
+            raise Unavailable("The store is closed.")
+        return await self._readers.read(view)
+
+    async def close(self) -> None:
+        """Finish what was accepted, refuse the rest, and release the file."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._commits.close()
+        await asyncio.to_thread(self._readers.close)
+        await asyncio.to_thread(self._writer.close)
+        self._lock.release()
+
+
+def _open_all(path: Path, busy_seconds: float) -> tuple[FileLock, _Writer, _Readers]:
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise disk_error(error, path) from error
+    try:
+        queries = load_queries("sqlite")
+        writer = _Writer(path, queries, busy_seconds)
+        writer.prepare()
+        return lock, writer, _Readers(path, queries, busy_seconds)
+    except sqlite3.Error as error:
+        lock.release()
+        raise store_error(error, path) from error
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    try:
+        for setting in _SETTINGS:
+            connection.execute(setting)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
