@@ -95,9 +95,7 @@ class Bench:
     async def ship(self, offer: Offer, seq: int, *rows: bytes | ShippedRow, logs: tuple[str, ...] = ()) -> Any:
         shipped = tuple(row if isinstance(row, ShippedRow) else ShippedRow(row) for row in rows)
         lines = tuple(LogLine(2, text, self.now) for text in logs)
-        return await self.store.runs.append(
-            Batch(job=offer.job, fence=offer.fence, seq=seq, rows=shipped, logs=lines)
-        )
+        return await self.store.runs.append(Batch(job=offer.job, fence=offer.fence, seq=seq, rows=shipped, logs=lines))
 
     async def expire(self) -> Any:
         return await self.store.queue.expire(now=self.now, silence_ms=SILENCE_MS)
