@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from clawplane.sandbox.cgroups import Group, Usage
@@ -62,6 +62,9 @@ class GuestProcess(Process):
         """Done when the child has spoken or is certain never to."""
         self.prepared: asyncio.Future[None] = self._loop.create_future()
         """Done when `listeners` is filled, or the tree has ended before."""
+
+    def submitted(self) -> None:
+        """Start the clock of set-up."""
         self._timers.append(self._loop.call_later(_SETUP_SECONDS, self._set_up_too_slow))
 
     async def follow(self, give_back: Callable[[], None]) -> None:
@@ -75,7 +78,10 @@ class GuestProcess(Process):
             facts = await self._loop.run_in_executor(self._executor, self._count)
             verdict = self._judge(facts)
             await self._remove_group()
-            await self._loop.run_in_executor(self._executor, give_back)
+            try:
+                await self._loop.run_in_executor(self._executor, give_back)
+            except OSError as problem:
+                verdict = replace(verdict, reason="setup", detail=f"cannot take back what the guest wrote: {problem}")
             self._settle(verdict)
         finally:
             self._channel.close()

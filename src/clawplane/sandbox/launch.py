@@ -11,7 +11,6 @@ import asyncio
 import itertools
 import os
 import socket
-import stat
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from clawplane.sandbox.identity import INNER_ID, Identities, IdentitiesExhausted
 from clawplane.sandbox.policy import EndReason, Limits, Policy, Writable
 from clawplane.sandbox.probe import Finding, probe, refusals
 from clawplane.sandbox.process import Process
+from clawplane.sandbox.reclaim import reclaim
 from clawplane.sandbox.request import Command, Program, Request, Script, encode
 from clawplane.sandbox.zygote import Recipe, Terms, Zygote, ZygoteError
 
@@ -36,7 +36,7 @@ _BARE: Final = "bare"
 _WORKERS: Final = 4
 _TICK: Final = 1.0
 _POLLED_TICK: Final = 0.2
-_OURS_TOO: Final = 1  # the reaper counts as a process of the guest's group
+_REAPER: Final = 1  # counts as a process of the guest
 
 
 class SandboxUnavailable(Exception):
@@ -170,32 +170,45 @@ class Sandbox:
     async def _launch(self, zygote: Zygote, policy: Policy, program: Program) -> Process:
         loop = asyncio.get_running_loop()
         identity = self._lend()
+        bounds = _with_reaper(policy.limits)
         try:
-            group, procs = await loop.run_in_executor(self._executor, self._make_group, policy.limits)
+            group, procs = await loop.run_in_executor(self._executor, self._make_group, bounds)
         except BaseException:
             self._rights.take_back(identity)
             raise
-        request = Request(policy, program, identity, self._terms.cgroups)
+        request = Request(replace(policy, limits=bounds), program, identity, self._terms.cgroups)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stdout, stdout_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        stderr, stderr_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        handed = [_memory_file(encode(request)), theirs.detach(), stdout_end, stderr_end, *procs]
         ours.setblocking(False)
-        for descriptor in (stdout_end, stderr_end):
-            os.set_blocking(descriptor, True)
+        stdout, stdout_end = _output_pipe()
+        stderr, stderr_end = _output_pipe()
+        handed = [_memory_file(encode(request)), theirs.detach(), stdout_end, stderr_end, *procs]
         process = GuestProcess(policy, {"stdout": stdout, "stderr": stderr}, ours, group, self._executor)
-        async with zygote.slots:
-            try:
-                await zygote.submit(handed)
-            except ZygoteError as problem:
-                process.fail(str(problem))
-            finally:
-                for descriptor in handed:
-                    os.close(descriptor)
-            self._follow(process, identity, policy)
-            await asyncio.shield(process.born)
-        await asyncio.shield(process.prepared)
+        self._follow(process, identity, policy)
+        try:
+            await self._submit(zygote, process, handed)
+            await asyncio.shield(process.prepared)
+        except BaseException:
+            process.kill()  # whoever called has gone away
+            raise
         return process
+
+    async def _submit(self, zygote: Zygote, process: GuestProcess, handed: Sequence[int]) -> None:
+        """Hand the request over; when that fails the report socket closes, and the process ends with `setup`."""
+        try:
+            async with zygote.slots:
+                try:
+                    await zygote.submit(handed)
+                except ZygoteError as problem:
+                    process.fail(str(problem))
+                finally:
+                    for descriptor in handed:
+                        os.close(descriptor)
+                    handed = ()
+                process.submitted()
+                await asyncio.shield(process.born)
+        finally:
+            for descriptor in handed:
+                os.close(descriptor)
 
     def _lend(self) -> Identity:
         try:
@@ -222,8 +235,6 @@ class Sandbox:
         task.add_done_callback(done)
 
     def _make_group(self, limits: Limits) -> tuple[Group, list[int]]:
-        if limits.processes is not None:
-            limits = replace(limits, processes=limits.processes + _OURS_TOO)
         group = self._cgroups.create(f"guest-{next(self._numbers)}", limits)
         return group, [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.procs_paths]
 
@@ -245,6 +256,10 @@ def _made(directory: Path) -> Path:
     return directory
 
 
+def _with_reaper(limits: Limits) -> Limits:
+    return limits if limits.processes is None else replace(limits, processes=limits.processes + _REAPER)
+
+
 def _look(processes: Sequence[GuestProcess]) -> list[tuple[GuestProcess, EndReason]]:
     return [(each, cause) for each in processes if (cause := each.watch()) is not None]
 
@@ -260,21 +275,11 @@ def _rights(first_uid: int, uid_count: int) -> _Rights:
     return _Rights(True, Identities(first_uid, uid_count))
 
 
-def reclaim(path: str) -> None:
-    """Make a tree that a guest wrote ours, and take away what would give its files more rights than their owner.
-
-    Follows no link; call it when the guest is gone.
-    """
-    uid, gid = os.geteuid(), os.getegid()
-    for _directory, names, files, descriptor in os.fwalk(path, follow_symlinks=False):
-        for name in (*names, *files):
-            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            if found.st_uid != uid:
-                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
-            if found.st_mode & (stat.S_ISUID | stat.S_ISGID) and not stat.S_ISLNK(found.st_mode):
-                os.chmod(name, stat.S_IMODE(found.st_mode) & 0o777, dir_fd=descriptor)
-    if os.geteuid() == 0 and os.stat(path).st_uid != uid:
-        os.chown(path, uid, gid)
+def _output_pipe() -> tuple[int, int]:
+    """Return a reading end that does not wait and a writing end that does."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    return reading, writing
 
 
 def _memory_file(content: bytes) -> int:

@@ -16,7 +16,7 @@ import site
 import sys
 import threading
 from importlib.machinery import SourceFileLoader
-from types import CodeType, ModuleType
+from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
 from clawplane.sandbox.inside import child
@@ -70,6 +70,8 @@ def _furnish(guest: Guest, program: Script, environment: dict[str, str]) -> Modu
     _reseed()
     main = ModuleType("__main__")
     loader = SourceFileLoader("__main__", os.path.abspath(program.path))
+    if sys.version_info < (3, 14):
+        main.__dict__["__annotations__"] = {}
     main.__dict__.update(
         __file__=os.path.abspath(program.path), __builtins__=sys.modules["builtins"], __loader__=loader, __cached__=None
     )
@@ -112,12 +114,15 @@ def _add_sites(program: Script) -> None:
 
 def _run_script(path: str, main: ModuleType) -> None:
     """Run the file at `path` as `main`; ends as Python does: SystemExit passes, anything else is shown."""
+    problem: BaseException | None = None
     try:
         exec(_compile(path), main.__dict__)  # the file is what this process exists for
     except SystemExit:
         raise
-    except BaseException as problem:
-        _show(problem, path)
+    except BaseException as raised:
+        problem = raised
+    if problem is not None:  # shown only here, where no exception is being handled, as hooks expect
+        _show(problem)
         if isinstance(problem, KeyboardInterrupt):
             _die_of_interrupt()
         sys.exit(1)
@@ -133,11 +138,9 @@ def _compile(path: str) -> CodeType:
     return compile(source, os.path.abspath(path), "exec", dont_inherit=True)
 
 
-def _show(problem: BaseException, path: str) -> None:
+def _show(problem: BaseException) -> None:
     """Hand the exception to the hook with a traceback that begins in the user's file."""
-    trace = problem.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
+    trace = _without_us(problem.__traceback__)
     problem = problem.with_traceback(trace)
     sys.last_type, sys.last_value, sys.last_traceback = type(problem), problem, trace
     try:
@@ -146,9 +149,15 @@ def _show(problem: BaseException, path: str) -> None:
         raise
     except BaseException as failure:
         print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+        sys.__excepthook__(type(failure), failure, _without_us(failure.__traceback__))
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(problem), problem, trace)
+
+
+def _without_us(trace: TracebackType | None) -> TracebackType | None:
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
 
 
 def _die_of_interrupt() -> NoReturn:
