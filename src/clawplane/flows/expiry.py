@@ -10,6 +10,7 @@ heartbeat (a suspended machine, a stalled process), runners get a full silence t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -37,6 +38,7 @@ class Expiry:
         self._sooner = asyncio.Event()
         self._due: int | None = None
         self._judge_from = 0
+        self._awake_at = clock.monotonic()
 
     def not_later_than(self, at: int) -> None:
         """Look again at `at` (milliseconds) at the latest."""
@@ -58,6 +60,7 @@ class Expiry:
 
     async def _expire(self) -> None:
         now = self._clock.now_ms()
+        self._awake_at = self._clock.monotonic()
         silence = SILENCE_MS if now >= self._judge_from else FOREVER_MS
         self._sooner.clear()
         self._due = None  # whatever is offered from here on moves it closer again
@@ -70,24 +73,29 @@ class Expiry:
         self.not_later_than(due if silence == SILENCE_MS else min(due, self._judge_from))
 
     async def _sleep(self) -> None:
-        """Wait for the kept moment, or for it to move closer; notice when the sleep was longer than that."""
+        """Wait for the kept moment, or for it to move closer."""
         if self._due is None:
             await self._sooner.wait()
+            self._awake_at = self._clock.monotonic()
         while self._due is not None:
             due = self._due
             self._sooner.clear()
             seconds = min(_LONGEST_SLEEP, max(0.0, (due - self._clock.now_ms()) / 1000))
-            began = self._clock.monotonic()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._sooner.wait()
-            except TimeoutError:
-                late = self._clock.monotonic() - began - seconds
-                if late * 1000 > HEARTBEAT_EVERY_MS:
-                    _log.warning("the control plane stood still for %.1f s", late)
-                    self._be_patient()
-                if self._clock.now_ms() >= due:
-                    return
+            self._notice_standstill(seconds)
+            if self._clock.now_ms() >= due:
+                return
+
+    def _notice_standstill(self, planned: float) -> None:
+        """Be patient with runners when more time has passed since the last look than was planned to."""
+        now = self._clock.monotonic()
+        late = now - self._awake_at - planned
+        self._awake_at = now
+        if late * 1000 > HEARTBEAT_EVERY_MS:
+            _log.warning("the control plane stood still for %.1f s", late)
+            self._be_patient()
 
     def _be_patient(self) -> None:
         self._judge_from = self._clock.now_ms() + SILENCE_MS
