@@ -74,6 +74,7 @@ class Plane:
                 threading.Thread(target=_drain, args=(process.stderr, said), daemon=True).start()
                 process.said = said  # type: ignore[attr-defined]
                 return process
+        process.stderr.close()
         raise AssertionError(f"{arguments} ended with {process.wait()} before {until!r}:\n{''.join(said)}")
 
     def up(self, *arguments: str) -> subprocess.Popen[str]:

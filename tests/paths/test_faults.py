@@ -48,7 +48,7 @@ def parts(make_plane: Callable[..., Any]) -> Any:
         name,
         "--token-file",
         str(plane.data / "runner-token"),
-        until="connected",
+        until="Linked",
     )
     return plane
 

@@ -53,7 +53,7 @@ def test_health_is_503_with_the_reason_until_a_runner_is_there(make_plane: Calla
     plane.spawn("serve", "--port", str(plane.port), "--data", str(plane.data), until="listens on")
     answer = httpx.get(f"{plane.url}/healthz", trust_env=False)
     assert answer.status_code == 503
-    assert "runner" in answer.json()["message"]
+    assert "runner" in answer.json()["reason"]
 
 
 def test_a_second_server_on_the_same_data_refuses_and_says_who_holds_it(make_plane: Callable[..., Any]) -> None:

@@ -113,7 +113,7 @@ def test_a_traceback_is_readable_and_names_the_workers_own_lines(plane: Any) -> 
 @pytest.mark.parametrize(
     ("main", "options", "message"),
     [
-        ("x = bytearray(2_000_000_000)", (), "memory"),
+        ("x = b'x' * 2_000_000_000", ("--memory", "512"), "memory"),
         ("while True: pass", ("--timeout", "2"), "timed out"),
         ("import os; os.kill(os.getpid(), 11)", (), "SIGSEGV"),
         ("import sys; sys.exit(7)", (), "7"),
