@@ -178,7 +178,7 @@ class GuestProcess(Process):
             exit_code=end.exit_code if end else None,
             signal=end.signal if end else None if reason == "setup" else int(signal.SIGKILL),
             wall_ms=self._wall_ms,
-            cpu_ms=facts.usage.cpu_ms or (end.cpu_ms if end else 0),
+            cpu_ms=max(facts.usage.cpu_ms, end.cpu_ms if end else 0),
             peak_memory=facts.usage.peak_memory or (end.peak_memory if end else 0),
             detail=detail,
         )

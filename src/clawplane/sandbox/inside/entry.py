@@ -71,7 +71,7 @@ def _furnish(guest: Guest, program: Script, environment: dict[str, str]) -> Modu
     main = ModuleType("__main__")
     loader = SourceFileLoader("__main__", os.path.abspath(program.path))
     if sys.version_info < (3, 14):
-        main.__dict__["__annotations__"] = {}
+        main.__annotations__ = {}
     main.__dict__.update(
         __file__=os.path.abspath(program.path), __builtins__=sys.modules["builtins"], __loader__=loader, __cached__=None
     )
@@ -149,7 +149,8 @@ def _show(problem: BaseException) -> None:
         raise
     except BaseException as failure:
         print("Error in sys.excepthook:", file=sys.stderr)
-        sys.__excepthook__(type(failure), failure, _without_us(failure.__traceback__))
+        failure = failure.with_traceback(_without_us(failure.__traceback__))
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
         print("\nOriginal exception was:", file=sys.stderr)
         sys.__excepthook__(type(problem), problem, trace)
 

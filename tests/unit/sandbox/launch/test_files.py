@@ -24,7 +24,7 @@ cat moved sub/new link; ls -A; ls sub
 """
     ended = await guests.run("sh", "-c", script)
     assert ended.stderr == ""
-    assert ended.stdout.split() == "keptmore new keptmore link moved sub new".split()
+    assert ended.stdout.split() == ["keptmore", "new", "keptmore", "link", "moved", "sub", "new"]
     assert {str(each.relative_to(guests.directory)) for each in guests.directory.rglob("*")} == {
         "sub",
         "sub/old",
@@ -129,7 +129,20 @@ python3 -c 'import pty, os; a, b = pty.openpty(); print(os.ttyname(b))'
 """
     ended = await guests.run("sh", "-c", script)
     words = ended.stdout.split()
-    assert words[:12] == "fd full null ptmx pts random shm stderr stdin stdout urandom zero".split()
+    assert words[:12] == [
+        "fd",
+        "full",
+        "null",
+        "ptmx",
+        "pts",
+        "random",
+        "shm",
+        "stderr",
+        "stdin",
+        "stdout",
+        "urandom",
+        "zero",
+    ]
     assert words[12:] == ["3", "3", "out", "/dev/pts/0"]
     assert ended.stderr == "err\n"
 

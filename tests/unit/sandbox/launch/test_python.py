@@ -34,7 +34,9 @@ ENDINGS = {
     "annotates": "x: int = 1\nprint(__annotations__)",
     "tells its arguments": "import sys; print(sys.argv, sys.executable, sys.prefix, sys.path[:4])",
     "reads nothing": "import sys; print(repr(sys.stdin.read()))",
-    "has streams": "import sys; print([(s.name, s.encoding, s.isatty(), s.line_buffering) for s in (sys.stdout, sys.stderr)])",
+    "has streams": (
+        "import sys; print([(s.name, s.encoding, s.isatty(), s.line_buffering) for s in (sys.stdout, sys.stderr)])"
+    ),
     "pickles its own": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))))",
     "finds its neighbour": "import neighbour; print(neighbour.VALUE)",
     "is not isolated": "import sys; print(sys.flags.isolated, sys.flags.safe_path, sys.dont_write_bytecode)",

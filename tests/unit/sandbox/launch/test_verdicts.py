@@ -133,7 +133,7 @@ async def test_the_verdict_says_how_long_and_how_much(guests: Any) -> None:
     verdict = (await guests.run_python("import time\nsum(range(3_000_000))\ntime.sleep(0.1)")).verdict
     assert verdict.succeeded
     assert 100 <= verdict.wall_ms < 5000
-    assert verdict.cpu_ms > 10
+    assert verdict.cpu_ms >= 10
     assert verdict.peak_memory > MIB
 
 
