@@ -198,8 +198,7 @@ class Link:
             )
         except InvalidStatus as error:
             if error.response.status_code in (401, 403):
-                text = (error.response.body or b"").decode("utf-8", "replace").strip()
-                raise LinkRefused(text or "the runner token is not accepted") from None
+                raise LinkRefused("its token is unknown, or may not run jobs") from None
             raise
         try:
             await self._talk(socket)

@@ -17,7 +17,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from clawplane.domain.clock import Clock, SystemClock
@@ -96,8 +95,7 @@ class _Endpoint:
     async def serve(self, socket: WebSocket) -> None:
         """Serve one runner until either end leaves."""
         if not await self._authenticate(_bearer(socket)):
-            refusal = PlainTextResponse("This token is unknown or may not run jobs.\n", status_code=401)
-            await socket.send_denial_response(refusal)
+            await socket.close()  # before it was accepted: HTTP 403
             return
         await socket.accept()
         try:

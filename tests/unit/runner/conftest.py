@@ -66,6 +66,7 @@ async def start_runner(settings, identity, plane) -> AsyncIterator[Callable[...,
     async def start(make_job: Callable[[Offer, Shipper], object], *, clock=None, waits=None, **changes) -> Runner:
         runner = Runner(settings, identity, make_job, clock=clock or SystemClock(), waits=waits or Waits())
         runner.task = asyncio.create_task(runner.serve())
+        runner.task.add_done_callback(lambda _: plane.changes.note())
         tasks.append(runner.task)
         before = plane.connections
         await plane.changes.until(lambda: plane.connections > before or runner.task.done(), "the runner connects")

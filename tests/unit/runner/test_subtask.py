@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator
 
 import pytest
 
-from clawplane.domain.leases import JobKind, Offer
+from clawplane.domain.leases import JobKind
 from clawplane.domain.runs import RunSystem, SubtaskSpec
 from clawplane.domain.workers import Environment
 from clawplane.runner.daemon import run_runner
