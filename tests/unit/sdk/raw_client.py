@@ -1,6 +1,7 @@
 """A gRPC client that can misbehave: frames by hand over a plain socket."""
 
 import asyncio
+import contextlib
 import struct
 from dataclasses import dataclass
 
@@ -93,7 +94,5 @@ class RawClient:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass

@@ -1,4 +1,4 @@
-"""What a guest may try against the SDK server, and what it gets: a clear end, bounded memory, a server that lives on."""
+"""What a guest may try against the SDK server: it gets a clear end, memory stays bounded, and the server lives on."""
 
 import asyncio
 import struct
@@ -278,7 +278,9 @@ async def test_what_is_http2_but_no_grpc_is_unimplemented(serve, connect, record
             ),
             st.builds(
                 lambda stream, flags, text: frame(HEADERS, 4, stream, GOOD_HEAD) + frame(DATA, flags, stream, text),
-                st.sampled_from([1, 3, 5, 7]), st.integers(0, 1), st.one_of(st.binary(max_size=30), st.just(message(b"{}"))),
+                st.sampled_from([1, 3, 5, 7]),
+                st.integers(0, 1),
+                st.one_of(st.binary(max_size=30), st.just(message(b"{}"))),
             ),
         ),
         max_size=12,

@@ -1,4 +1,4 @@
-"""The Node SDK files, unmodified, with the real @grpc/grpc-js and google-protobuf in a network namespace of their own."""
+"""The Node SDK files, unmodified, with the real @grpc/grpc-js in a network namespace of their own."""
 
 import json
 import shutil

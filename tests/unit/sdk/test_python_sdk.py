@@ -185,7 +185,8 @@ for name in ("Debug", "Info", "Warn", "Error"):
 async def test_unknown_methods_and_compressed_messages_are_unimplemented(own_network, python_sdk) -> None:
     program = """
 import grpc, sdk_pb2
-for path, options in (("/coresdk.Result/Bulk", []), ("/coresdk.Result/PushData", [("grpc.default_compression_algorithm", 2)])):
+gzip = [("grpc.default_compression_algorithm", 2)]
+for path, options in (("/coresdk.Result/Bulk", []), ("/coresdk.Result/PushData", gzip)):
     try:
         channel = grpc.insecure_channel("127.0.0.1:20086", options=options)
         channel.unary_unary(path, sdk_pb2.Data.SerializeToString)(sdk_pb2.Data(jsonString="x" * 5000))
