@@ -133,6 +133,11 @@ class Sandbox:
         program = Script(script, tuple(arguments), interpreter, tuple(site_directories))
         return await self._launch(zygote, policy, program)
 
+    async def retire(self, zygote: Zygote) -> None:
+        """End a zygote that is not needed any more, and with it the guests it has forked."""
+        self._zygotes.pop(zygote.recipe, None)
+        await zygote.close()
+
     async def close(self) -> None:
         """End every guest and every zygote; safe to call twice."""
         for process in list(self._following):

@@ -65,6 +65,7 @@ def prepare(surroundings: Surroundings, given: Descriptors) -> Request:
         me = os.pidfd_open(os.getpid())
         report.say(given.report, report.BORN, descriptors=[me])
         os.close(me)
+        _be_the_first_to_go()
         request = decode(_read_all(given.request))
         _furnish(surroundings, given, request)
         gate_read, gate_write = os.pipe()
@@ -110,6 +111,12 @@ def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -
     namespaces.drop_capabilities()
     limits.apply_rlimits(policy.limits, cgroups=request.cgroups)
     landlock.restrict(["/"], root.writable_targets(policy))
+
+
+def _be_the_first_to_go() -> None:
+    """Let the kernel choose guests, not the runner, when the whole host is out of memory."""
+    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+        file.write(b"500")
 
 
 def _listen(channel: int, listeners: Sequence[Listener]) -> None:

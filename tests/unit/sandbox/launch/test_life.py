@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from clawplane.sandbox.launch import Sandbox, SandboxUnavailable
+from clawplane.sandbox.launch import Sandbox
 from clawplane.sandbox.policy import Limits, Listener, Policy
 
 PATIENCE_MS = 30_000
@@ -141,13 +141,28 @@ async def test_a_start_that_is_cancelled_leaves_no_guest(guests: Any) -> None:
     await asyncio.wait_for(guests.sandbox.close(), 30)
 
 
-async def test_a_host_without_the_rights_refuses_with_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blocked = tmp_path / "blocked"
-    blocked.write_text("this is a file")
-    with pytest.raises((SandboxUnavailable, OSError)):
-        await Sandbox.open(state_directory=blocked / "state")
+@pytest.mark.parametrize("preparation", ["true", "echo 0 > /proc/sys/user/max_user_namespaces"])
+def test_a_host_that_cannot_isolate_refuses_and_says_what_is_missing(tmp_path: Path, preparation: str) -> None:
+    """Root of a user namespace that maps one id only: it can neither change ids nor, then, make user namespaces."""
+    command = f'{preparation} && exec "$0" -c "$1" "$2"'
+    ended = subprocess.run(
+        ["unshare", "-Ur", "sh", "-c", command, sys.executable, SUPERVISOR, str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "SandboxUnavailable: this host cannot isolate programs: " in ended.stderr
+    assert "\n- " in ended.stderr
+    assert ended.stdout == ""
+
+
+async def test_a_retired_zygote_takes_its_guests_along(guests: Any) -> None:
+    process = await guests.start_python("import time; print('up', flush=True); time.sleep(600)")
+    await guests.read_until(process, b"up")
+    await guests.sandbox.retire(guests.zygote)
+    assert (await asyncio.wait_for(process.wait(), 30)).reason == "signal"
 
 
 async def test_stopping_twice_and_after_the_end_gives_the_same_verdict(guests: Any) -> None:
