@@ -1,9 +1,10 @@
 """Build a Go Worker and pack it: `python examples/build_go.py DIRECTORY [WORKER.zip]`.
 
 Builds `DIRECTORY/main` with CGO_ENABLED=0 for linux/amd64. A project with a `go.sum` is built with its modules; one
-without is built in GOPATH mode against the distribution's source packages (Debian: golang-go, golang-google-grpc-dev,
-golang-google-protobuf-dev), which needs no network. With a second argument, everything a Worker needs at run time goes
-into a ZIP in which `main` has its execute bit, whatever system packs it.
+without is built in GOPATH mode against the distribution's source packages, which needs no network (Debian: golang-go,
+golang-google-grpc-dev, golang-google-protobuf-dev and golang-github-golang-protobuf-1-5-dev; the 1-3 variant of the last
+compiles, and then panics at the first message). With a second argument, everything a Worker needs at run time goes into
+a ZIP in which `main` has its execute bit, whatever system packs it.
 """
 
 import os
@@ -15,6 +16,9 @@ import zipfile
 from pathlib import Path
 
 DISTRIBUTION_GOPATH = "/usr/share/gocode"
+DISTRIBUTION_PACKAGES = (
+    "golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev"
+)
 MODULE = "worker"  # what the sources call themselves in go.mod and import GoSdk from
 LEFT_OUT = {".go", ".mod", ".sum"}
 
@@ -26,8 +30,7 @@ class BuildError(Exception):
 def build(project: Path) -> Path:
     """Build `project/main` and return its path."""
     if shutil.which("go") is None:
-        packages = "golang-go golang-google-grpc-dev golang-google-protobuf-dev"
-        raise BuildError(f"Go is not installed: apt-get install {packages}")
+        raise BuildError(f"Go is not installed: apt-get install {DISTRIBUTION_PACKAGES}")
     output = project.resolve() / "main"
     environment = {**os.environ, "CGO_ENABLED": "0", "GOOS": "linux", "GOARCH": "amd64"}
     with tempfile.TemporaryDirectory(prefix="go-worker-") as scratch:
@@ -40,6 +43,8 @@ def build(project: Path) -> Path:
             environment |= {"GO111MODULE": "off", "GOPATH": f"{scratch}:{DISTRIBUTION_GOPATH}", "GOFLAGS": ""}
         command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(output), "."]
         done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0 and "cannot find package" in done.stderr:
+        raise BuildError(f"a library is missing: apt-get install {DISTRIBUTION_PACKAGES}\n{done.stderr.strip()}")
     if done.returncode != 0:
         raise BuildError(f"go build failed in {project}:\n{done.stderr.strip()}")
     output.chmod(0o755)
