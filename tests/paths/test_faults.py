@@ -143,7 +143,7 @@ def test_a_sandbox_killed_from_outside_is_reported_as_killed_by_a_signal(parts: 
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
     slug = parts.start(worker, n=10, pause=100)
     _until_log_says(parts, slug, "half way")
-    guests = _guests()
+    guests = _guests_of(parts.data)
     assert guests
     for pid in guests:
         os.kill(pid, signal.SIGKILL)
@@ -152,18 +152,15 @@ def test_a_sandbox_killed_from_outside_is_reported_as_killed_by_a_signal(parts: 
     assert "SIGKILL" in run["err_msg"]
 
 
-def _guests() -> list[int]:
-    """Return the processes whose working directory or command is a Worker's package in some sandbox."""
+def _guests_of(data: Path) -> list[int]:
+    """Return the processes that live on file systems made of a runner's directory, which only its guests do."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "cwd").readlink() == Path("/worker") or b"main.py" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                mounts = (entry / "mountinfo").read_text()
             except OSError:
                 continue
+            if str(data) in mounts:
+                found.append(int(entry.name))
     return found
-
-
-def _guests_of(_: Path) -> list[int]:
-    return _guests()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_no_secret_is_in_an_argument_or_an_environment_of_a_child(plane: Any) ->
         for file in ("cmdline", "environ"):
             content = Path(f"/proc/{pid}/{file}").read_bytes().decode(errors="replace")
             assert token not in content
-            if file == "cmdline" or "runner" in Path(f"/proc/{pid}/cmdline").read_text():
+            if file == "cmdline" or "\0runner\0" in Path(f"/proc/{pid}/cmdline").read_text():
                 assert plane.key not in content
 
 
@@ -143,7 +144,8 @@ def test_an_ordinary_user_runs_a_worker_isolated(make_plane: Callable[..., Any],
     worker = plane.push(
         "whoami",
         "import os, socket\nfrom sdk import CoreSDK\n"
-        "CoreSDK.Result.push_data({'uid': os.getuid(), 'pids': len([p for p in os.listdir('/proc') if p.isdigit()])})\n",
+        "pids = [name for name in os.listdir('/proc') if name.isdigit()]\n"
+        "CoreSDK.Result.push_data({'uid': os.getuid(), 'pids': len(pids)})\n",
     )
     run = plane.run(worker)
     assert run["status"] == "succeeded", plane.log(run["slug"])
@@ -153,8 +155,6 @@ def test_an_ordinary_user_runs_a_worker_isolated(make_plane: Callable[..., Any],
 
 
 def _clawplane() -> Path:
-    import sys
-
     return Path(sys.executable).with_name("clawplane")
 
 

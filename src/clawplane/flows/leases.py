@@ -24,6 +24,7 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.ids import JobId, RunnerId, RunSlug
 from clawplane.domain.leases import (
+    HEARTBEAT_EVERY_MS,
     OFFER_MS,
     SILENCE_MS,
     Claim,
@@ -54,19 +55,23 @@ from clawplane.flows.expiry import FOREVER_MS, Expiry
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 1.0
+_STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
+"""A runner that has missed its heartbeat is offered nothing until it is heard again."""
 
 
 class _Link:
     """One connected runner."""
 
-    def __init__(self, record: RunnerRecord, connection: RunnerConnection) -> None:
+    def __init__(self, record: RunnerRecord, connection: RunnerConnection, now: int) -> None:
         self.record = record
         self.connection = connection
         self.free: dict[str, int] = {}
         self.draining = False
+        self.heard_at = now
 
-    def wants(self) -> list[Want]:
-        if self.draining:
+    def wants(self, now: int) -> list[Want]:
+        """Return what this runner can take; nothing while it is silent, for its link may outlive it for minutes."""
+        if self.draining or now - self.heard_at > _STALLED_MS:
             return []
         offered = self.record.capabilities
         return [
@@ -157,7 +162,7 @@ class Leases:
     ) -> list[tuple[JobId, int, int]]:
         """Greet a runner; a link of the same runner that is still open is replaced."""
         previous = self._links.get(runner.id)
-        self._links[runner.id] = _Link(runner, connection)
+        self._links[runner.id] = _Link(runner, connection, self._clock.now_ms())
         if previous is not None:
             previous.connection.close("The same runner has connected again.")
         now = self._clock.now_ms()
@@ -211,8 +216,9 @@ class Leases:
         """Note free slots by capability."""
         link = self._links.get(runner)
         if link is not None:
+            link.heard_at = self._clock.now_ms()
             link.free = dict(free)
-            if link.wants():
+            if link.wants(link.heard_at):
                 self._tick.set()
 
     # Dispatch: one job
@@ -285,11 +291,12 @@ class Leases:
         while True:
             await self._tick.wait()
             self._tick.clear()
-            wants = [want for link in self._links.values() for want in link.wants()]
+            now = self._clock.now_ms()
+            wants = [want for link in self._links.values() for want in link.wants(now)]
             if not wants:
                 continue
             try:
-                offers = await self._queue.offer(wants, now=self._clock.now_ms(), offer_ms=OFFER_MS)
+                offers = await self._queue.offer(wants, now=now, offer_ms=OFFER_MS)
             except StoreError as error:
                 _log.warning("offering waits: %s", error.message)
                 self._tick.set()
@@ -317,9 +324,8 @@ class Leases:
         if link is None or link.draining:  # it left while the offer was being stored
             await self._give_back(job, offer.runner, now)
             return
-        for want in link.wants():
-            if want.caps == _caps_of(offer.kind):
-                link.free[want.caps] -= 1
+        caps = _caps_of(offer.kind)
+        link.free[caps] = max(0, link.free.get(caps, 0) - 1)
         link.connection.offer(offer, OFFER_MS)
 
     async def _give_back(self, job: _Job, runner: RunnerId, now: int) -> None:
