@@ -29,7 +29,7 @@ MAX_JSON_DEPTH: Final = 110
 """Levels of nesting in a body: what inputs may have, and the wrapper around them."""
 
 _MAX_TEXT: Final = 2000
-_INTEGER: Final = re.compile(r"[+-]?\d{1,18}")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ async def get_run(call: Call) -> Response:
 
 async def abort_run(call: Call) -> Response:
     """Abort a run; whatever the body holds is ignored."""
+    await call.request.body()  # read, so that the connection can be used again
     run = await chosen_run(call)
     await call.flows.runs.abort(call.caller, run.slug)
     return replies.done(call)
