@@ -6,17 +6,24 @@ else is handed values.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
 from clawplane.domain.errors import InvalidArgument
+from clawplane.logs import LEVELS
 
 DEFAULT_PORT = 3456
 MIB = 1 << 20
+SHORTEST_SECRET = 16
+_LONGEST_DRAIN = 86_400
+_OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
 class Secret(str):
@@ -49,10 +56,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def url(self) -> str:
-        """Return the address under which clients on this host reach the API."""
-        everywhere = self.bind in {"0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-        host = "127.0.0.1" if everywhere else self.bind
-        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        """Return the address that clients are told."""
+        return self.public_url or self.local_url
+
+    @property
+    def local_url(self) -> str:
+        """Return the address under which this host reaches the API, whatever proxy stands before it."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.bind, self.bind)  # noqa: S104 - compared, not bound
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,17 +86,31 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
 def data_directory(given: Path | None, environment: Mapping[str, str]) -> Path:
     """Return the directory that holds everything: the flag, CLAWPLANE_DATA, or the XDG data directory."""
     if given is not None:
-        return given.expanduser().absolute()
+        return _expanded(given)
     if named := environment.get("CLAWPLANE_DATA"):
-        return Path(named).expanduser().absolute()
-    base = environment.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "clawplane"
+        return _expanded(Path(named))
+    return _base(environment, "XDG_DATA_HOME", ".local/share") / "clawplane"
 
 
 def state_directory(environment: Mapping[str, str]) -> Path:
     """Return the XDG state directory, where a server leaves its address for the command line of the same user."""
-    base = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "clawplane"
+    return _base(environment, "XDG_STATE_HOME", ".local/state") / "clawplane"
+
+
+def _base(environment: Mapping[str, str], variable: str, below_home: str) -> Path:
+    named = environment.get(variable, "")
+    if named.startswith("/"):  # the XDG specification has relative ones ignored
+        return Path(named)
+    home = environment.get("HOME", "")
+    return (Path(home) if home.startswith("/") else _expanded(Path("~"))) / below_home
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        hint = "Name the data directory with --data or CLAWPLANE_DATA."
+        raise InvalidArgument(f"This user has no home directory for {str(path)!r}.", hint=hint) from None
 
 
 def default_slots() -> int:
@@ -107,6 +132,72 @@ def whole_number(environment: Mapping[str, str], name: str, default: int, *, low
     return value
 
 
+def checked_url(name: str, text: str) -> str:
+    """Return an address without its trailing slash; raises InvalidArgument that names the variable or option."""
+    hint = f"Set {name} to an address such as http://127.0.0.1:{DEFAULT_PORT}."
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        plain = text.isprintable() and " " not in text and not parts.query and not parts.fragment
+    except ValueError:
+        good = plain = False
+    else:
+        if parts.username is not None or parts.password is not None:
+            raise InvalidArgument(f"{name} holds a user name or password.", hint="Give the key in CLAWPLANE_API_KEY.")
+    if not good or not plain:
+        raise InvalidArgument(f"{name} is not an http:// or https:// address: {text!r}.", hint=hint)
+    return text.rstrip("/")
+
+
+def checked_slots(slots: int) -> int:
+    """Return a number of slots; raises InvalidArgument when it is out of range."""
+    return _within("--slots", slots, 1, 4096)
+
+
+def _within(name: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{name} is out of range: {value}.", hint=f"Set it to {low} .. {high}.")
+    return value
+
+
+def _log_level(given: str | None, environment: Mapping[str, str]) -> str:
+    level = (given or environment.get("CLAWPLANE_LOG") or "info").lower()
+    if level not in LEVELS:
+        hint = f"Use one of {', '.join(LEVELS)}."
+        raise InvalidArgument(f"{'--log' if given else 'CLAWPLANE_LOG'} is no log level: {level!r}.", hint=hint)
+    return level
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    text = environment.get(name, "").strip().lower()
+    if text in {"1", "true", "yes", "on"}:
+        return True
+    if text in {"", "0", "false", "no", "off"}:
+        return False
+    raise InvalidArgument(f"{name} is neither on nor off: {text!r}.", hint="Set it to 1 or 0.")
+
+
+def _secret(name: str, text: str, hint: str) -> Secret:
+    """Return a key or token that an HTTP header can carry; the error never shows it."""
+    if len(text) < SHORTEST_SECRET:
+        raise InvalidArgument(f"{name} is shorter than {SHORTEST_SECRET} characters.", hint=hint)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise InvalidArgument(f"{name} holds characters that a key cannot have.", hint=hint)
+    return Secret(text)
+
+
+def read_token(file: Path) -> Secret:
+    """Return the runner token that a file holds."""
+    hint = "Create a token with `clawplane keys create --scope runner` and write it to that file."
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise InvalidArgument(f"The token file cannot be read: {error.strerror}: {file}", hint=hint) from None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"The token file holds no text: {file}", hint=hint) from None
+    return _secret(f"The token in {file}", text, hint)
+
+
 def serve_settings(
     *,
     data: Path | None = None,
@@ -118,26 +209,34 @@ def serve_settings(
     """Read the control plane's settings from flags (None = not given) and the environment."""
     env = os.environ if environment is None else environment
     key = env.get("CLAWPLANE_API_KEY")
-    if key is not None and len(key) < 16:
-        raise InvalidArgument(
-            "CLAWPLANE_API_KEY is shorter than 16 characters.", hint="Choose a long random key, or unset it to get one."
-        )
+    public = env.get("CLAWPLANE_PUBLIC_URL")
     return ServeSettings(
         data=data_directory(data, env),
         bind=bind or env.get("CLAWPLANE_BIND") or "127.0.0.1",
-        port=port if port is not None else whole_number(env, "CLAWPLANE_PORT", DEFAULT_PORT, low=1, high=65_535),
-        public_url=env.get("CLAWPLANE_PUBLIC_URL") or None,
-        owner=env.get("CLAWPLANE_OWNER") or "local",
-        admin_key=Secret(key) if key else None,
+        port=whole_number(env, "CLAWPLANE_PORT", DEFAULT_PORT, low=1, high=65_535)
+        if port is None
+        else _within("--port", port, 1, 65_535),
+        public_url=checked_url("CLAWPLANE_PUBLIC_URL", public) if public else None,
+        owner=_owner(env.get("CLAWPLANE_OWNER") or "local"),
+        admin_key=_secret("CLAWPLANE_API_KEY", key, "Choose a long random key, or unset it to get one.")
+        if key
+        else None,
         max_running_runs=whole_number(env, "CLAWPLANE_MAX_RUNNING_RUNS", 1000, low=1, high=1_000_000),
         max_subtasks=whole_number(env, "CLAWPLANE_MAX_SUBTASKS", 1000, low=1, high=100_000),
         max_package=whole_number(env, "CLAWPLANE_MAX_PACKAGE_BYTES", 100_000_000, low=1000, high=10_000_000_000),
         max_expanded=whole_number(env, "CLAWPLANE_MAX_EXPANDED_BYTES", 500_000_000, low=1000, high=50_000_000_000),
         max_body=whole_number(env, "CLAWPLANE_MAX_BODY_BYTES", 8 * MIB, low=1024, high=1 << 30),
-        month_rule=env.get("CLAWPLANE_MONTH_RULE", "") in {"1", "true", "yes"},
+        month_rule=_switch(env, "CLAWPLANE_MONTH_RULE"),
         link_lifetime=whole_number(env, "CLAWPLANE_LINK_SECONDS", 3600, low=1, high=30 * 86_400),
-        log_level=log_level or env.get("CLAWPLANE_LOG") or "info",
+        log_level=_log_level(log_level, env),
     )
+
+
+def _owner(name: str) -> str:
+    if not _OWNER.fullmatch(name):
+        hint = "Use letters, digits, dots, dashes and underscores."
+        raise InvalidArgument(f"CLAWPLANE_OWNER cannot be part of owner~name: {name!r}.", hint=hint)
+    return name
 
 
 def runner_settings(
@@ -155,32 +254,40 @@ def runner_settings(
 ) -> RunnerDaemonSettings:
     """Read a runner's settings; its token comes from a file or CLAWPLANE_RUNNER_TOKEN, never from a flag."""
     env = os.environ if environment is None else environment
-    token = env.get("CLAWPLANE_RUNNER_TOKEN", "")
-    if token_file is not None:
-        try:
-            token = token_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise InvalidArgument(
-                f"The token file cannot be read: {error.strerror}: {token_file}",
-                hint="Create a token with `clawplane keys create --scope runner` and write it to that file.",
-            ) from None
-    if not token:
-        raise InvalidArgument(
-            "This runner has no token.",
-            hint="Create one with `clawplane keys create --scope runner` and give it with --token-file or "
-            "CLAWPLANE_RUNNER_TOKEN.",
-        )
+    if not 0 <= drain_seconds <= _LONGEST_DRAIN:
+        hint = f"Set it to 0 .. {_LONGEST_DRAIN} seconds."
+        raise InvalidArgument(f"--drain is out of range: {drain_seconds}.", hint=hint)
     return RunnerDaemonSettings(
         data=data_directory(data, env),
-        url=(url or env.get("CLAWPLANE_URL") or f"http://127.0.0.1:{DEFAULT_PORT}").rstrip("/"),
-        token=Secret(token),
+        url=checked_url(
+            "--url" if url else "CLAWPLANE_URL", url or env.get("CLAWPLANE_URL") or f"http://127.0.0.1:{DEFAULT_PORT}"
+        ),
+        token=_runner_token(token_file, env),
         name=name or env.get("CLAWPLANE_RUNNER_NAME") or os.uname().nodename,
-        slots=slots if slots is not None else whole_number(env, "CLAWPLANE_SLOTS", default_slots(), low=1, high=4096),
+        slots=whole_number(env, "CLAWPLANE_SLOTS", default_slots(), low=1, high=4096)
+        if slots is None
+        else checked_slots(slots),
         labels=dict(labels or {}),
         unsafe_no_sandbox=unsafe_no_sandbox,
         drain_seconds=drain_seconds,
-        log_level=log_level or env.get("CLAWPLANE_LOG") or "info",
+        environment_max_bytes=whole_number(
+            env, "CLAWPLANE_ENVIRONMENTS_MAX_BYTES", 20_000 * MIB, low=MIB, high=1 << 50
+        ),
+        environment_max_age_days=whole_number(env, "CLAWPLANE_ENVIRONMENTS_MAX_DAYS", 30, low=1, high=36_500),
+        log_level=_log_level(log_level, env),
     )
+
+
+def _runner_token(file: Path | None, environment: Mapping[str, str]) -> Secret:
+    if file is not None:
+        return read_token(file)
+    hint = (
+        "Create one with `clawplane keys create --scope runner`; give it with --token-file or CLAWPLANE_RUNNER_TOKEN."
+    )
+    token = environment.get("CLAWPLANE_RUNNER_TOKEN", "").strip()
+    if not token:
+        raise InvalidArgument("This runner has no token.", hint=hint)
+    return _secret("CLAWPLANE_RUNNER_TOKEN", token, hint)
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,15 +315,20 @@ def write_private(path: Path, text: str) -> None:
 
 def read_connection(environment: Mapping[str, str]) -> Connection | None:
     """Return what the last server of this user on this host left for the command line, or None."""
-    places = [state_directory(environment) / "connection.json"]
-    if named := environment.get("CLAWPLANE_DATA"):
-        places.insert(0, Path(named).expanduser() / "connection.json")
-    for place in places:
+    for directory in _connection_places(environment):
         try:
-            return msgspec.json.decode(place.read_bytes(), type=Connection)
-        except (OSError, msgspec.DecodeError):
+            left = msgspec.json.decode((directory / "connection.json").read_bytes(), type=Connection)
+            return msgspec.structs.replace(left, url=checked_url("connection.json", left.url))
+        except (OSError, msgspec.DecodeError, InvalidArgument):
             continue
     return None
+
+
+def _connection_places(environment: Mapping[str, str]) -> Iterator[Path]:
+    if environment.get("CLAWPLANE_DATA"):
+        yield data_directory(None, environment)
+    with contextlib.suppress(InvalidArgument):  # no home: nothing was left there
+        yield state_directory(environment)
 
 
 def write_connection(connection: Connection, data: Path, environment: Mapping[str, str]) -> None:
@@ -225,5 +337,5 @@ def write_connection(connection: Connection, data: Path, environment: Mapping[st
     write_private(data / "connection.json", text)
     try:
         write_private(state_directory(environment) / "connection.json", text)
-    except OSError:
+    except (OSError, InvalidArgument):
         return  # a service user may have no home; CLAWPLANE_DATA still leads to the first file

@@ -1,30 +1,64 @@
-"""The command line: one place where all commands hang."""
+"""The command line: one place where all commands hang; each is imported when it is called, so none waits for all."""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 from cyclopts import App
+from cyclopts.exceptions import CycloptsError
 
 import clawplane
-from clawplane.cli import daemons, keys, runs, workers
-from clawplane.cli.init import init
+from clawplane.cli.ending import conclude
+from clawplane.cli.output import plain
+
+ENVIRONMENT = (
+    "Environment: CLAWPLANE_URL and CLAWPLANE_API_KEY name the control plane and the key, CLAWPLANE_DATA the data "
+    "directory, NO_COLOR turns colours off. On one machine nothing needs to be set."
+)
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 refused, or the run or build failed; 2 wrong command line; 70 a defect of clawplane; "
+    "78 a daemon that cannot start like this; 130 Ctrl-C; 141 the reader of the output went away; 143 SIGTERM."
+)
 
 
-def build_app() -> App:
-    """Return the command line application."""
+COMMANDS = {
+    "up": ("daemons", "up"),
+    "serve": ("daemons", "serve"),
+    "runner": ("daemons", "runner"),
+    "doctor": ("daemons", "doctor"),
+    "init": ("init", "init"),
+    "workers": ("workers", "app"),
+    "runs": ("runs", "app"),
+    "keys": ("keys", "app"),
+}
+"""Each command with the module and the name in it that it is made of."""
+
+
+def build_app(*, lazy: bool = False) -> App:
+    """Return the command line application; `lazy` leaves commands unread, and so without a summary, until called."""
     app = App(
         name="clawplane",
         help="Run Workers isolated on your own machine: upload a ZIP, get rows.",
         version=clawplane.__version__,
-        help_epilogue="Variables: CLAWPLANE_URL, CLAWPLANE_API_KEY, CLAWPLANE_DATA, NO_COLOR. "
-        "On one machine nothing needs to be set.",
+        help_epilogue=f"{ENVIRONMENT}\n\n{EXIT_CODES}",
+        error_formatter=_usage_error,
     )
-    app.command(daemons.up)
-    app.command(daemons.serve)
-    app.command(daemons.runner)
-    app.command(daemons.doctor)
-    app.command(init)
-    app.command(workers.app)
-    app.command(runs.app)
-    app.command(keys.app)
-    app.register_install_completion_command()
+    for name, (module, attribute) in COMMANDS.items():
+        place = f"clawplane.cli.{module}"
+        app.command(f"{place}:{attribute}" if lazy else getattr(import_module(place), attribute), name=name)
+    app.register_install_completion_command(
+        help="Install completion for bash, zsh or fish in your own start-up files, and say where."
+    )
     return app
+
+
+def start() -> int:
+    """Run the command that the arguments name and return the exit code."""
+    return conclude(build_app(lazy=len(sys.argv) > 1 and sys.argv[1] in COMMANDS))
+
+
+def _usage_error(error: CycloptsError) -> str:
+    where = " ".join(error.command_chain or ())
+    help_ = f"clawplane {where} --help".replace("  ", " ")
+    return f"error: {plain(error)}\nhint: See `{help_}`."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from clawplane.client.http import Http
 from clawplane.client.keys import KeysClient
 from clawplane.client.runs import RunsClient
 from clawplane.client.workers import WorkersClient
-from clawplane.settings import DEFAULT_PORT, read_connection
+from clawplane.domain.errors import Unavailable
+from clawplane.settings import DEFAULT_PORT, checked_url, read_connection
 
 
 class Api:
@@ -29,16 +30,24 @@ async def connect() -> AsyncIterator[Api]:
 
     The local key is only ever sent to the local server it belongs to.
     """
-    url = os.environ.get("CLAWPLANE_URL")
+    given = os.environ.get("CLAWPLANE_URL")
     key = os.environ.get("CLAWPLANE_API_KEY")
     local = read_connection(os.environ)
-    if url is None:
-        url = local.url if local else f"http://127.0.0.1:{DEFAULT_PORT}"
-    url = url.rstrip("/")
-    if key is None and local is not None and local.url == url:
+    here = local.url if local else f"http://127.0.0.1:{DEFAULT_PORT}"
+    url = checked_url("CLAWPLANE_URL", given) if given else here
+    if not key and local is not None and local.url == url:
         key = local.key
     http = Http(url, key)
     try:
         yield Api(http)
     finally:
         await http.close()
+
+
+def tell_lost(note: Callable[[str], object]) -> Callable[[Unavailable], None]:
+    """Return what says, with `note`, that a followed log is asked for again."""
+
+    def lost(error: Unavailable) -> None:
+        note(f"{error.message} Trying again for a minute.")
+
+    return lost

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import secrets
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
 from clawplane import logs
-from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, out, say, show_json
+from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, log_text, say, show_json, tell
 from clawplane.cli.supervise import Child, supervise
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
-from clawplane.settings import runner_settings, serve_settings, write_private
+from clawplane.settings import checked_slots, read_token, runner_settings, serve_settings, write_private
 
 Data = Annotated[
     Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")
@@ -49,9 +50,14 @@ def _end_with(parent: int | None) -> None:
         raise SystemExit(FAILED)
 
 
-def _refuse(error: ClawplaneError) -> None:
+def _refuse(error: ClawplaneError, *, code: int | None = None) -> NoReturn:
     fail(error)
-    raise SystemExit(USAGE if isinstance(error, InvalidArgument) else REFUSED)
+    raise SystemExit(code or (USAGE if isinstance(error, InvalidArgument) else REFUSED)) from None
+
+
+def _unusable(path: Path, error: OSError) -> InvalidArgument:
+    reason = error.strerror or str(error)
+    return InvalidArgument(f"{error.filename or path} cannot be used: {reason}.", hint="Choose another with --data.")
 
 
 def up(
@@ -67,6 +73,8 @@ def up(
 
     The first start makes the data directory and an API key, which is printed once, unless CLAWPLANE_API_KEY names one.
     Ctrl-C (or SIGTERM) ends it within 10 seconds: work that is under way is handed back and starts again next time.
+
+    Example: `clawplane up --data /srv/clawplane --bind 0.0.0.0 --port 8080`
     """
     try:
         settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
@@ -74,12 +82,12 @@ def up(
         token_file = settings.data / "runner-token"
         if not token_file.exists():
             write_private(token_file, secrets.token_hex(32))
+        if slots is not None:
+            checked_slots(slots)
     except OSError as error:
-        return _refuse(
-            InvalidArgument(f"The data directory cannot be used: {error}", hint="Choose another with --data.")
-        )
+        _refuse(_unusable(settings.data, error))
     except ClawplaneError as error:
-        return _refuse(error)
+        _refuse(error)
     shared = ["--data", str(settings.data), "--log", settings.log_level]
     serve_child = Child(
         "serve",
@@ -87,12 +95,12 @@ def up(
     )
     runner_child = Child(
         "runner",
-        [*shared, "--url", settings.url, "--token-file", str(token_file), "--drain", "2"]
+        [*shared, "--url", settings.local_url, "--token-file", str(token_file), "--drain", "2"]
         + (["--slots", str(slots)] if slots else [])
         + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else []),
         without=["CLAWPLANE_API_KEY", "CLAWPLANE_RUNNER_TOKEN"],
     )
-    raise SystemExit(asyncio.run(supervise(serve_child, runner_child, settings.url)))
+    raise SystemExit(asyncio.run(supervise(serve_child, runner_child, settings.local_url)))
 
 
 def serve(
@@ -106,6 +114,10 @@ def serve(
 ) -> None:
     """Start the control plane alone: API, queue and store.
 
+    Runs wait until a runner has connected; see `clawplane runner`. Ctrl-C (or SIGTERM) ends it.
+
+    Example: `clawplane serve --bind 0.0.0.0 --data /srv/clawplane`
+
     Parameters
     ----------
     runner_token_file
@@ -114,35 +126,33 @@ def serve(
     _end_with(parent)
     try:
         settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
-        token = runner_token_file.read_text(encoding="utf-8").strip() if runner_token_file else None
-    except OSError as error:
-        return _refuse(InvalidArgument(f"The runner token file cannot be read: {error}"))
+        token = read_token(runner_token_file) if runner_token_file else None
     except ClawplaneError as error:
-        return _refuse(error)
+        _refuse(error)
     logs.configure(settings.log_level, name="serve")
     from clawplane import wiring  # noqa: PLC0415 - the servers' imports would slow down every other command
 
     try:
         wiring.serve(settings, runner_token=token, announce=_announce)
     except ClawplaneError as error:
-        fail(error)
-        raise SystemExit(REFUSED) from None
+        _refuse(error, code=REFUSED)
     except OSError as error:
-        fail(
-            InvalidArgument(
-                f"Cannot listen on {settings.bind} port {settings.port}: {error.strerror or error}",
-                hint="Choose another port with --port, or stop what listens there.",
-            )
+        if error.filename is not None or error.errno == errno.ENOSPC:
+            _refuse(_unusable(settings.data, error), code=REFUSED)
+        reason = error.strerror or str(error)
+        hint = "Choose another address with --bind or --port, or stop what listens there."
+        _refuse(
+            InvalidArgument(f"Cannot listen on {settings.bind} port {settings.port}: {reason}.", hint=hint),
+            code=REFUSED,
         )
-        raise SystemExit(REFUSED) from None
-    return None
 
 
 def _announce(url: str, key: str | None) -> None:
     say(f"clawplane listens on {url}")
     if key is not None:
         say("This is the admin key of this installation. It is shown once; only its hash is kept:")
-        out().print(key)
+        tell(key)
+        sys.stdout.flush()
 
 
 def runner(
@@ -161,6 +171,8 @@ def runner(
     """Start a runner: it reaches out to the control plane, opens no port, and runs what it is offered.
 
     The first SIGTERM (or Ctrl-C) drains it: no new work, what runs is given some seconds. A second one ends it at once.
+
+    Example: `clawplane runner --url http://control-plane:3456 --token-file token --slots 16 --label zone=a`
 
     Parameters
     ----------
@@ -187,7 +199,7 @@ def runner(
             log_level=log,
         )
     except ClawplaneError as error:
-        return _refuse(error)
+        _refuse(error)
     os.environ.pop("CLAWPLANE_RUNNER_TOKEN", None)
     os.environ.pop("CLAWPLANE_API_KEY", None)
     logs.configure(settings.log_level, name="runner")
@@ -196,9 +208,9 @@ def runner(
     try:
         wiring.run_runner(settings)
     except ClawplaneError as error:
-        fail(error)
-        raise SystemExit(REFUSED) from None
-    return None
+        _refuse(error, code=REFUSED)
+    except OSError as error:
+        _refuse(_unusable(settings.data, error), code=REFUSED)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:
@@ -216,6 +228,8 @@ def doctor(*, json: Annotated[bool, Parameter(name="--json", negative="")] = Fal
 
     Exit code 0 when Workers can run isolated here, 1 when something they need is missing.
 
+    Example: `clawplane doctor --json`
+
     Parameters
     ----------
     json
@@ -228,11 +242,16 @@ def doctor(*, json: Annotated[bool, Parameter(name="--json", negative="")] = Fal
         show_json(findings)
     else:
         for finding in findings:
-            mark = "ok  " if finding["ok"] else ("FAIL" if finding["critical"] else "warn")
-            out().print(f"{mark}  {finding['title']}", markup=False)
-            if not finding["ok"]:
-                if finding["cause"]:
-                    out().print(f"      {finding['cause']}", markup=False)
-                out().print(f"      -> {finding['remedy']}", markup=False)
+            _print_finding(finding)
     if any(finding["critical"] and not finding["ok"] for finding in findings):
         sys.exit(FAILED)
+
+
+def _print_finding(finding: dict[str, Any]) -> None:
+    mark = "ok  " if finding["ok"] else ("FAIL" if finding["critical"] else "warn")
+    tell(f"{mark}  {finding['title']}")
+    if finding["ok"]:
+        return
+    if finding["cause"]:
+        tell(f"      {log_text(finding['cause'])}")
+    tell(f"      -> {log_text(finding['remedy'])}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from clawplane.cli.output import fail, say, show_json
-from clawplane.domain.errors import ClawplaneError
+from clawplane.cli.output import say, show_json
 
 
 def init(
@@ -18,6 +18,10 @@ def init(
     json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Write a new Worker into the directory NAME: entry, schemas, SDK, README.
+
+    Nothing that exists is overwritten.
+
+    Example: `clawplane init python prices`
 
     Parameters
     ----------
@@ -30,14 +34,10 @@ def init(
     """
     from clawplane import wiring  # noqa: PLC0415 - the composition root imports every layer
 
-    try:
-        written = wiring.scaffold(language, name, Path.cwd() / name)
-    except ClawplaneError as error:
-        fail(error)
-        raise SystemExit(1) from None
+    written = wiring.scaffold(language, name, Path.cwd() / name)
     if json:
         show_json({"directory": str(Path.cwd() / name), "files": [str(path) for path in written]})
         return
     for path in written:
         say(f"wrote {path}")
-    say(f"Push it with: clawplane workers push {name}")
+    say(f"Push it with: clawplane workers push {shlex.quote(name)}")

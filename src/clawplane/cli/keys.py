@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 from clawplane.cli.connection import connect
-from clawplane.cli.output import out, run, say, show_json, show_table
+from clawplane.cli.ending import run
+from clawplane.cli.output import say, show_json, show_table, tell
 
 app = App(name="keys", help="Create, list and revoke API keys.")
 
@@ -25,6 +26,8 @@ def create(
 ) -> None:
     """Create a key and show it once.
 
+    Example: `clawplane keys create ci --scope workers --scope read`
+
     Parameters
     ----------
     name
@@ -39,7 +42,7 @@ def create(
         if json:
             show_json(answer)
         else:
-            out().print(answer["key"])
+            tell(answer["key"])
             say("This key is shown once; only its hash is kept.")
 
     run(work())
@@ -63,7 +66,7 @@ def list_(*, json: Json = False) -> None:
                     key["name"],
                     ",".join(key["scopes"]),
                     datetime.fromtimestamp(key["created_at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-                    "revoked" if key.get("revoked_at") else "valid",
+                    "revoked" if key["revoked_at"] else "valid",
                 ]
                 for key in keys
             ],
@@ -76,6 +79,8 @@ def list_(*, json: Json = False) -> None:
 @app.command
 def revoke(key_id: str, *, json: Json = False) -> None:
     """Revoke a key at once.
+
+    Example: `clawplane keys revoke 01KPD6M5YQADCQKGVKPDZVYC63`
 
     Parameters
     ----------

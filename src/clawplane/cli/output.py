@@ -1,52 +1,78 @@
-"""Write for people or for machines: tables, JSON, progress, and failures of one sentence and a hint."""
+"""Write for people or for machines: lines, tables, JSON, and failures of one sentence and a hint.
+
+Results go to stdout, everything that is said about them to stderr. Whatever a Worker, a server or a file name may
+have put into a text passes `plain` or `log_text` on its way, so that no terminal obeys it. `rich` is imported where a
+table or a moving line is drawn and nowhere else: it would cost every other command 50 ms.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from clawplane.domain.errors import ClawplaneError
 
-T = TypeVar("T")
-
 FAILED = 1
+"""The request was refused, or the run or build it watched failed."""
 USAGE = 2
+"""The command line itself is wrong."""
+DEFECT = 70
+"""A defect of clawplane (EX_SOFTWARE)."""
 REFUSED = 78
-"""Exit code of a daemon that will not start however often it is tried (EX_CONFIG)."""
+"""A daemon that will not start however often it is tried (EX_CONFIG)."""
 INTERRUPTED = 130
+"""Ctrl-C."""
+PIPE_CLOSED = 141
+"""Whoever read the output stopped reading (128 + SIGPIPE)."""
+TERMINATED = 143
+"""SIGTERM."""
 
-
-def out() -> Console:
-    """Return a console on stdout that obeys NO_COLOR and pipes."""
-    return Console(soft_wrap=True, highlight=False)
-
-
-def err() -> Console:
-    """Return a console on stderr."""
-    return Console(stderr=True, soft_wrap=True, highlight=False)
+_UNBOUNDED = 100_000
 
 
 def plain(value: object) -> str:
-    """Return `value` as text without control characters, for whatever a guest may have written."""
+    """Return `value` on one line without anything a terminal would obey."""
     text = "" if value is None else str(value)
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def log_text(content: str) -> str:
     """Return log text with line breaks and tabs kept and every other control character made visible."""
+    if content.isprintable():
+        return content
     return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
+        character if character.isprintable() or character in "\n\t" else _escaped(ord(character))
         for character in content
     )
+
+
+def _escaped(number: int) -> str:
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{{{number:x}}}"
+
+
+def interactive(stream: TextIO) -> bool:
+    """Tell whether a person watches `stream` on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured(stream: TextIO) -> bool:
+    """Tell whether `stream` may carry colours: a terminal, and NO_COLOR is not set."""
+    return interactive(stream) and not os.environ.get("NO_COLOR")
+
+
+def tell(text: str) -> None:
+    """Write a result to stdout."""
+    sys.stdout.write(log_text(text) + "\n")
+
+
+def say(text: str) -> None:
+    """Tell a person something on stderr, so that stdout stays for results."""
+    sys.stderr.write(log_text(text) + "\n")
+    sys.stderr.flush()
 
 
 def show_json(value: object) -> None:
@@ -56,102 +82,46 @@ def show_json(value: object) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Write a table, or the sentence `empty` when there is nothing to show."""
+    """Write a table, or the sentence `empty` when there is nothing to show; lines are broken on terminals only."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    if not cells:
+        say(empty)
+        return
+    from rich.console import Console  # noqa: PLC0415 - see the head of this file
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
-    count = 0
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-        count += 1
-    if count:
-        out().print(table)
-    else:
-        err().print(empty)
+        table.add_column(Text(plain(column)), overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
 
 
-def say(text: str) -> None:
-    """Tell a person something on stderr, so that stdout stays for results."""
-    err().print(Text(text))
-
-
-def fail(error: ClawplaneError) -> None:
-    """Write an error's sentence, details and hint to stderr."""
-    console = err()
-    console.print(Text.assemble(("error: ", "bold red"), plain(error.message)))
-    for detail in error.details:
-        console.print(Text(f"  {plain(detail)}"))
+def fail(error: ClawplaneError, *, as_json: bool = False) -> None:
+    """Write an error's sentence, details and hint to stderr, or all of it as one line of JSON."""
+    if as_json:
+        body = {"error": error.code, "message": error.message, "details": error.details, "hint": error.hint}
+        text = msgspec.json.encode(body, enc_hook=str).decode()
+        sys.stderr.write(text + "\n")
+        return
+    bold, red, end = ("\x1b[1m", "\x1b[1;31m", "\x1b[0m") if coloured(sys.stderr) else ("", "", "")
+    lines = [f"{red}error:{end} {plain(error.message)}"]
+    lines += [f"  {plain(detail)}" for detail in error.details]
     if error.hint:
-        console.print(Text.assemble(("hint: ", "bold"), plain(error.hint)))
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` to its end; an error of ours becomes its sentence and exit code 1."""
-    try:
-        return asyncio.run(work)
-    except ClawplaneError as error:
-        fail(error)
-        raise SystemExit(FAILED) from None
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
-
-
-class Progress(Protocol):
-    """What a command tells while it works."""
-
-    def update(self, text: str) -> None:
-        """Replace the line that is shown."""
-        ...
-
-
-class _Quiet:
-    def update(self, text: str) -> None:
-        """Show nothing."""
-
-
-class _Lines:
-    """Without a terminal: a line for each new phase, not for each number."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def update(self, text: str) -> None:
-        """Write `text` when its phase (the text up to the first digit) is new."""
-        phase = text.partition(":")[0]
-        if phase != self._last:
-            self._last = phase
-            say(text)
-
-
-@contextmanager
-def progress(text: str, *, quiet: bool) -> Iterator[Progress]:
-    """Show what goes on: a spinner on a terminal, a line for each phase elsewhere, nothing when `quiet`."""
-    if quiet:
-        yield _Quiet()
-        return
-    console = err()
-    if not console.is_terminal:
-        lines = _Lines()
-        lines.update(text)
-        yield lines
-        return
-    with console.status(Text(text)) as status:
-
-        class Spinner:
-            def update(self, text: str) -> None:
-                status.update(Text(text))
-
-        yield Spinner()
+        lines.append(f"{bold}hint:{end} {plain(error.hint)}")
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
 
 
 def size(count: int) -> str:
     """Return a byte count for people."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return ""
+    if count < 1000:
+        return f"{count} B"
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"

@@ -6,13 +6,18 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from cyclopts import App, Parameter
 
-from clawplane.cli.connection import Api, connect
-from clawplane.cli.output import FAILED, log_text, out, plain, progress, run, say, show_json, show_table, size
+from clawplane.cli import exporting
+from clawplane.cli.connection import Api, connect, tell_lost
+from clawplane.cli.ending import run
+from clawplane.cli.output import FAILED, log_text, plain, say, show_json, show_table, size, tell
+from clawplane.cli.progress import progress
+from clawplane.client.following import LogEntry
+from clawplane.client.runs import Run
 from clawplane.domain.errors import InvalidArgument
 
 app = App(name="runs", help="Start, watch, read and export runs.")
@@ -20,53 +25,83 @@ app = App(name="runs", help="Start, watch, read and export runs.")
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
 Format = Literal["csv", "json", "jsonl"]
 _LEVELS = {1: "debug", 2: "info", 3: "warn", 4: "error"}
+_LATEST_MOMENT = 253_402_300_799_000
+_EXAMPLE = 'Give an object, such as {"n": 1}.'
 
 
-def _input_object(text: str | None, file: Path | None) -> dict[str, Any]:
+def _input_object(text: str | None, file: Path | None) -> msgspec.Raw:
+    """Return the input as it was written, once it is known to be a JSON object."""
     if text is not None and file is not None:
         raise InvalidArgument("--input and --input-file exclude each other.", hint="Give one of them.")
     if file is not None:
-        try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"The input file cannot be read: {error}", hint="Name a UTF-8 JSON file.") from None
+        text = _read(file)
+    text = "{}" if text is None else text
     try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"The input is not JSON: {error}", hint='Give an object, such as {"n": 1}.') from None
+        data = text.encode()
+        value = msgspec.json.decode(data)
+    except RecursionError:
+        raise InvalidArgument("The input is nested too deep.", hint=_EXAMPLE) from None
+    except ValueError as error:
+        raise InvalidArgument(f"The input is not JSON: {error}", hint=_EXAMPLE) from None
     if not isinstance(value, dict):
-        raise InvalidArgument("The input is not a JSON object.", hint='Give an object, such as {"n": 1}.')
-    return value
+        raise InvalidArgument("The input is not a JSON object.", hint=_EXAMPLE)
+    return msgspec.Raw(data)
 
 
-async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> dict[str, Any]:
+def _read(file: Path) -> str:
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidArgument(f"{file}: {error.strerror}.", hint="Name a UTF-8 JSON file.") from None
+    except UnicodeDecodeError:
+        raise InvalidArgument(f"{file} is not UTF-8.", hint="Name a UTF-8 JSON file.") from None
+
+
+async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
     """Follow a run to its end and return it."""
-    with progress(f"Running {slug}", quiet=quiet) as bar:
-        count = 0
-        async for entry in api.runs.log(slug, follow=True):
-            count += 1
-            if show_log:
-                _print_entry(entry)
-            else:
-                bar.update(f"Running {slug}: {count} log lines")
-    return await api.runs.show(slug)
+    try:
+        with progress(f"Running {slug}", quiet=quiet or show_log) as bar:
+            count = 0
+            async for entry in api.runs.follow(slug, on_lost=tell_lost(bar.note)):
+                count += 1
+                if show_log:
+                    _print_entry(entry)
+                else:
+                    bar.update(f"Running {slug}", f"{count} log lines")
+            return await api.runs.show(slug)
+    except BaseException:
+        if not quiet:
+            say(f"{slug} goes on. Follow it with `clawplane runs logs {slug} -f`, end it with `... abort {slug}`.")
+        raise
 
 
-def _print_entry(entry: dict[str, Any]) -> None:
-    moment = datetime.fromtimestamp(entry["timestamp"] / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+def _print_entry(entry: LogEntry) -> None:
+    moment = datetime.fromtimestamp(min(max(entry["timestamp"], 0), _LATEST_MOMENT) / 1000, UTC)
     level = _LEVELS.get(entry["type"], "info")
-    sys.stdout.write(f"{moment} {level:<5} {log_text(str(entry['content']))}\n")
+    sys.stdout.write(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d} {level:<5} {log_text(entry['content'])}\n")
     sys.stdout.flush()
 
 
-def _summary(item: dict[str, Any]) -> str:
+def _summary(item: Run) -> str:
     text = f"{item['slug']} {item['status']}, {item['results']} rows, {item['duration']} s"
-    return f"{text}: {plain(item['err_msg'])}" if item.get("err_msg") else text
+    return plain(f"{text}: {item['err_msg']}" if item.get("err_msg") else text)
 
 
-def _exit_if_failed(item: dict[str, Any]) -> None:
+def _show_end(item: Run, *, json: bool) -> None:
+    if json:
+        show_json(item)
+    else:
+        tell(_summary(item))
     if item["status"] != "succeeded":
         raise SystemExit(FAILED)
+
+
+def _show_started(slug: str, *, json: bool) -> None:
+    if json:
+        show_json({"run_slug": slug})
+    else:
+        tell(slug)
 
 
 @app.command
@@ -86,6 +121,8 @@ def start(
     """Start a run and wait for its end.
 
     Exit code 0 when the run succeeded (or, with --no-wait, was accepted), 1 when it failed.
+
+    Example: `clawplane runs start local~prices --input '{"query": "tea"}' --logs`
 
     Parameters
     ----------
@@ -110,23 +147,16 @@ def start(
     """
     asked = {"memory": memory, "cpus": cpus, "execute_limit_time_seconds": timeout}
     system = {name: value for name, value in asked.items() if value is not None}
+    custom = _input_object(input_, input_file)  # before the loop: a Ctrl-C has to end a read from the terminal
 
     async def work() -> None:
-        custom = _input_object(input_, input_file)
         async with connect() as api:
             slug = await api.runs.start(worker, custom=custom, system=system, version=version)
             if not wait:
-                if json:
-                    show_json({"run_slug": slug})
-                else:
-                    out().print(slug)
+                _show_started(slug, json=json)
                 return
             item = await _watch(api, slug, quiet=json, show_log=logs and not json)
-        if json:
-            show_json(item)
-        else:
-            out().print(_summary(item), markup=False)
-        _exit_if_failed(item)
+        _show_end(item, json=json)
 
     run(work())
 
@@ -141,6 +171,8 @@ def list_(
     json: Json = False,
 ) -> None:
     """List the runs, newest first.
+
+    Example: `clawplane runs list --worker local~prices --status failed`
 
     Parameters
     ----------
@@ -184,6 +216,8 @@ def list_(
 def show(slug: Annotated[str, Parameter(name="run")] = "last", *, json: Json = False) -> None:
     """Show a run and what happened to its subtasks.
 
+    Example: `clawplane runs show`
+
     Parameters
     ----------
     slug
@@ -195,13 +229,18 @@ def show(slug: Annotated[str, Parameter(name="run")] = "last", *, json: Json = F
             item = await api.runs.show(slug)
             subtasks = await api.runs.subtasks(item["slug"])
         if json:
-            show_json(item | {"subtasks": subtasks})
+            show_json(cast("dict[str, Any]", item) | {"subtasks": subtasks})
             return
-        out().print(_summary(item), markup=False)
+        tell(_summary(item))
         show_table(
             ["SUBTASK", "STATUS", "ATTEMPTS", "WHY"],
             [
-                [part["id"], part["status"], len(part["attempts"]), (part.get("outcome") or {}).get("message", "")]
+                [
+                    part["id"],
+                    part["status"],
+                    len(part["attempts"]),
+                    part["outcome"]["message"] if part["outcome"] else "",
+                ]
                 for part in subtasks
             ],
             empty="It has no subtasks.",
@@ -219,6 +258,8 @@ def logs(
 ) -> None:
     """Print a run's log.
 
+    Example: `clawplane runs logs --follow`
+
     Parameters
     ----------
     slug
@@ -230,7 +271,8 @@ def logs(
     async def work() -> None:
         async with connect() as api:
             item = await api.runs.show(slug)
-            async for entry in api.runs.log(item["slug"], follow=follow):
+            entries = api.runs.follow(item["slug"], on_lost=tell_lost(say)) if follow else api.runs.log(item["slug"])
+            async for entry in entries:
                 if json:
                     show_json(entry)
                 else:
@@ -244,6 +286,8 @@ def results(
     slug: Annotated[str, Parameter(name="run")] = "last", *, page: int = 1, limit: int = 20, json: Json = False
 ) -> None:
     """Print one page of a run's rows.
+
+    Example: `clawplane runs results --limit 5`
 
     Parameters
     ----------
@@ -290,6 +334,8 @@ def export(
 ) -> None:
     """Write all rows of a run to a file or to standard output.
 
+    Example: `clawplane runs export --format jsonl --output rows.jsonl`
+
     Parameters
     ----------
     slug
@@ -307,20 +353,16 @@ def export(
 
     async def work() -> None:
         async with connect() as api:
-            chunks = api.runs.export(slug, format_=format_, columns=wanted)
-            if output is None:
-                async for chunk in chunks:
-                    sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
+
+            def chunks() -> AsyncIterator[bytes]:
+                return api.runs.export(slug, format_=format_, columns=wanted)
+
+            if output is None or exporting.is_stream(output):
+                await exporting.write_stream(chunks, output)
                 return
-            temporary = output.with_name(f".{output.name}.part")
-            try:
-                with temporary.open("wb") as file, progress(f"Exporting to {output}", quiet=json) as bar:
-                    written = await _copy(chunks, file, lambda total: bar.update(f"Exporting: {size(total)}"))
-                temporary.replace(output)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            phase = f"Exporting to {output}"
+            with progress(phase, quiet=json) as bar:
+                written = await exporting.write_file(chunks, output, lambda total: bar.update(phase, size(total)))
         if json:
             show_json({"file": str(output), "bytes": written})
         else:
@@ -329,18 +371,11 @@ def export(
     run(work())
 
 
-async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO, on_total: Any) -> int:
-    total = 0
-    async for chunk in chunks:
-        file.write(chunk)
-        total += len(chunk)
-        on_total(total)
-    return total
-
-
 @app.command
 def abort(slug: Annotated[str, Parameter(name="run")], *, json: Json = False) -> None:
     """Abort a run; its rows so far stay.
+
+    Example: `clawplane runs abort 01KPD6M5YQADCQKGVKPDZVYC63`
 
     Parameters
     ----------
@@ -368,6 +403,8 @@ def rerun(
 ) -> None:
     """Run the same Worker, version and input again.
 
+    Example: `clawplane runs rerun`
+
     Parameters
     ----------
     slug
@@ -380,16 +417,9 @@ def rerun(
         async with connect() as api:
             new = await api.runs.rerun(slug)
             if not wait:
-                if json:
-                    show_json({"run_slug": new})
-                else:
-                    out().print(new)
+                _show_started(new, json=json)
                 return
             item = await _watch(api, new, quiet=json, show_log=False)
-        if json:
-            show_json(item)
-        else:
-            out().print(_summary(item), markup=False)
-        _exit_if_failed(item)
+        _show_end(item, json=json)
 
     run(work())

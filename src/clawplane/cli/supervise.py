@@ -47,6 +47,8 @@ class Child:
                 start_new_session=True,
                 env={name: value for name, value in os.environ.items() if name not in self._without},
             )
+            if self._stopping.is_set():  # told to stop while it was being started
+                self._process.terminate()
             code = await self._process.wait()
             self.exit_code = code
             if self._stopping.is_set() or code == REFUSED:
@@ -62,7 +64,7 @@ class Child:
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:
-            return
+            return  # being started: `supervise` sees that it is to stop
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
@@ -103,6 +105,7 @@ async def announce_ready(url: str, *, patience: float = 10.0, every: float = 0.0
 
 async def supervise(serve: Child, runner: Child, url: str) -> int:
     """Run both until SIGINT or SIGTERM, or until one refuses to start; return the exit code of `up`."""
+    say("Starting the control plane and a runner.")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -114,10 +117,13 @@ async def supervise(serve: Child, runner: Child, url: str) -> int:
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
     asked = stop.is_set()
     ready.cancel()
+    if asked:
+        say("Stopping: what is running is handed back and starts again next time.")
     await runner.stop(4.5)
     await serve.stop(4.0)
     codes = await asyncio.gather(*tasks)
     stopped.cancel()
     if asked:
+        say("Stopped.")
         return 0
     return next((code for code in codes if code == REFUSED), FAILED)

@@ -10,24 +10,28 @@ from typing import Annotated, Any, BinaryIO, cast
 
 from cyclopts import App, Parameter
 
-from clawplane.cli.connection import Api, connect
-from clawplane.cli.output import FAILED, Progress, log_text, out, plain, progress, run, say, show_json, show_table, size
+from clawplane.cli.connection import Api, connect, tell_lost
+from clawplane.cli.ending import run
+from clawplane.cli.output import FAILED, log_text, plain, say, show_json, show_table, size, tell
+from clawplane.cli.progress import Progress, progress
 from clawplane.client.packing import pack
+from clawplane.client.workers import Finding, Version
 from clawplane.domain.errors import InvalidArgument
 
 app = App(name="workers", help="Push, list, show and remove Workers.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
+_LOG_SHOWN = 20
 
 
 @contextmanager
-def _package(path: Path) -> Iterator[BinaryIO]:
+def _package(path: Path, bar: Progress) -> Iterator[BinaryIO]:
     """Open a ZIP, or pack a directory into a temporary one."""
     if path.is_dir():
         with tempfile.TemporaryFile() as temporary:
             packed = cast("BinaryIO", temporary)
-            pack(path, packed)
-            packed.seek(0)
+            bar.update(f"Packing {path}")
+            pack(path, packed, on_file=lambda count: bar.update(f"Packing {path}", f"{count} files"))
             yield packed
         return
     try:
@@ -35,28 +39,56 @@ def _package(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise InvalidArgument(f"{path}: {error.strerror}.", hint="Name a Worker's directory or its ZIP file.") from None
     with file:
+        if not file.seekable():
+            raise InvalidArgument(f"{path} is no regular file.", hint="Name a Worker's directory or its ZIP file.")
         yield file
 
 
-def _print_diagnostics(diagnostics: list[dict[str, Any]]) -> None:
-    for item in diagnostics:
-        place = item.get("file") or "package"
-        if item.get("line"):
+def _print_findings(findings: list[Finding]) -> None:
+    for item in findings:
+        place = item["file"] or "package"
+        if item["line"]:
             place += f":{item['line']}"
-        say(f"{plain(item['severity'])}: {plain(place)}: {plain(item['message'])} [{plain(item['code'])}]")
-        if item.get("hint") and item["severity"] == "error":
+        say(f"{item['severity']}: {plain(place)}: {plain(item['message'])} [{plain(item['code'])}]")
+        if item["hint"] and item["severity"] == "error":
             say(f"  hint: {plain(item['hint'])}")
 
 
-async def _follow_build(api: Api, worker: str, version: str, bar: Progress) -> dict[str, Any]:
+async def _upload(
+    api: Api, package: BinaryIO, bar: Progress, *, name: str, title: str | None, version: str | None
+) -> Version:
+    total = package.seek(0, 2)
+    package.seek(0)
+    phase = f"Uploading {name}"
+    bar.update(phase)
+
+    def sent(count: int) -> None:
+        bar.update(phase, f"{size(count)} of {size(total)}" if count < total else "the package is being checked")
+
+    return await api.workers.push(package, total, name=name, title=title or name, version=version, on_sent=sent)
+
+
+async def _follow_build(api: Api, pushed: Version, bar: Progress) -> tuple[Version, list[str]]:
+    """Wait for the end of a build; return the version as it is then, and the build's log."""
+    bar.update("Building")
     lines: list[str] = []
-    async for entry in api.workers.build_log(worker, version):
-        text = log_text(str(entry["content"])).rstrip()
+    async for entry in api.workers.build_log(pushed["worker"], pushed["version"], on_lost=tell_lost(bar.note)):
+        text = log_text(entry["content"]).rstrip()
         lines.append(text)
-        bar.update(f"Building: {text.splitlines()[-1] if text else ''}"[:160])
-    built = await api.workers.version(worker, version)
-    built["log"] = lines
-    return built
+        bar.update("Building", text.rpartition("\n")[2])
+    return await api.workers.version(pushed["worker"], pushed["version"]), lines
+
+
+def _print_pushed(pushed: Version, built: Version, log: list[str]) -> None:
+    _print_findings(pushed["diagnostics"])
+    if built["status"] == "failed":
+        for line in log[-_LOG_SHOWN:]:
+            say(f"  {line}")
+        say(f"error: The build of {built['path']} {built['version']} failed: {plain(built['build_error'])}")
+        return
+    if pushed["unchanged"]:
+        say("Nothing has changed since this version was pushed.")
+    tell(plain(f"{built['path']} {built['version']} {built['status']}"))
 
 
 @app.command
@@ -71,6 +103,12 @@ def push(
 ) -> None:
     """Upload a Worker and wait until its environment is built.
 
+    A directory is packed first, without version control, caches, installed dependencies and logs. What the checks of
+    the package find is printed; the exit code is 1 when it is refused or the build fails. Interrupting the command
+    leaves the build going on.
+
+    Example: `clawplane workers push ./prices --version v1.2.0`
+
     Parameters
     ----------
     path
@@ -84,44 +122,32 @@ def push(
     wait
         Follow the build to its end.
     """
-    chosen = name or (path.resolve().name if path.is_dir() else path.stem)
+    chosen = name or (path.absolute().resolve().name if path.is_dir() else path.stem)
+    if not chosen:
+        raise InvalidArgument(f"{path} gives the Worker no name.", hint="Name it with --name.")
 
-    async def work() -> None:
+    async def work() -> tuple[Version, Version, list[str]]:
         async with connect() as api:
-            with _package(path) as package, progress(f"Uploading {chosen}", quiet=json) as bar:
-                total = package.seek(0, 2)
-                package.seek(0)
-                answer = await api.workers.push(
-                    package,
-                    total,
-                    name=chosen,
-                    title=title or chosen,
-                    version=version,
-                    on_sent=lambda sent: bar.update(f"Uploading {chosen}: {size(sent)} of {size(total)}"),
-                )
-                built = answer
-                if wait:
-                    bar.update("Building")
-                    built = await _follow_build(api, answer["worker"], answer["version"], bar)
-        if json:
-            show_json(built)
-        else:
-            _print_diagnostics(answer.get("diagnostics", []))
-            if built["status"] == "failed":
-                for line in built.get("log", [])[-20:]:
-                    say(f"  {line}")
-                say(f"The build of {answer['path']} {answer['version']} failed: {plain(built.get('build_error'))}")
-            else:
-                out().print(f"{answer['path']} {answer['version']} {built['status']}")
-        if built["status"] == "failed":
-            raise SystemExit(FAILED)
+            pushed = await _upload(api, package, bar, name=chosen, title=title, version=version)
+            if not wait:
+                return pushed, pushed, []
+            return pushed, *await _follow_build(api, pushed, bar)
 
-    run(work())
+    with progress(f"Reading {path}", quiet=json) as bar, _package(path, bar) as package:
+        pushed, built, log = run(work())
+    if json:
+        show_json(cast("dict[str, Any]", built) | {"unchanged": pushed["unchanged"], "log": log})
+    else:
+        _print_pushed(pushed, built, log)
+    if built["status"] == "failed":
+        raise SystemExit(FAILED)
 
 
 @app.command(name="list")
 def list_(*, keyword: str = "", page: int = 1, limit: int = 20, json: Json = False) -> None:
     """List the Workers, newest first.
+
+    Example: `clawplane workers list --keyword price`
 
     Parameters
     ----------
@@ -139,10 +165,11 @@ def list_(*, keyword: str = "", page: int = 1, limit: int = 20, json: Json = Fal
         if json:
             show_json(workers)
             return
+        none = "There are no Workers. Push one with `clawplane workers push DIRECTORY`."
         show_table(
             ["PATH", "TITLE", "SLUG"],
             [[worker["path"], worker["title"], worker["slug"]] for worker in workers],
-            empty="There are no Workers. Push one with `clawplane workers push DIRECTORY`.",
+            empty=none if page == 1 and not keyword else "No Worker is on this page.",
         )
 
     run(work())
@@ -151,6 +178,8 @@ def list_(*, keyword: str = "", page: int = 1, limit: int = 20, json: Json = Fal
 @app.command
 def show(worker: str, *, json: Json = False) -> None:
     """Show a Worker and its versions.
+
+    Example: `clawplane workers show local~prices`
 
     Parameters
     ----------
@@ -164,13 +193,13 @@ def show(worker: str, *, json: Json = False) -> None:
         if json:
             show_json(answer)
             return
-        out().print(f"{plain(answer['title'])}  {answer['path']}  {answer['slug']}", markup=False)
-        if answer.get("description"):
-            out().print(plain(answer["description"]), markup=False)
+        tell(plain(f"{answer['title']}  {answer['path']}  {answer['slug']}"))
+        if answer["description"]:
+            tell(answer["description"])
         show_table(
             ["VERSION", "LANGUAGE", "STATUS", "SIZE", "NOTE"],
             [
-                [item["version"], item["language"], item["status"], size(item["package_size"]), item.get("build_error")]
+                [item["version"], item["language"], item["status"], size(item["package_size"]), item["build_error"]]
                 for item in answer["versions"]
             ],
             empty="It has no versions.",
@@ -182,6 +211,8 @@ def show(worker: str, *, json: Json = False) -> None:
 @app.command
 def remove(worker: str, *, json: Json = False) -> None:
     """Remove a Worker; its runs and their rows stay.
+
+    Example: `clawplane workers remove local~prices`
 
     Parameters
     ----------

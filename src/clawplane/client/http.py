@@ -1,17 +1,40 @@
-"""The one HTTP client: sends a request, unwraps the envelope, turns refusals into errors of our own tree."""
+"""The one HTTP client: sends a request, unwraps the envelope, turns refusals into errors of our own tree.
+
+Nothing else comes out of it. Whatever answers at an address, be it a proxy's error page, half a body or JSON of another
+shape, ends in a ClawplaneError: what a command or a runner does with an answer relies on the shape it asked for.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
-import httpx
 import msgspec
 
 from clawplane.domain import errors
 from clawplane.domain.errors import ClawplaneError
 
-_BY_STATUS: dict[int, type[ClawplaneError]] = {
+# httpx would also load its own command line, and with it click and rich: 50 ms of every command
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+import httpx  # noqa: E402 - the line above has to come first
+
+T = TypeVar("T")
+
+SILENCE: Final = 45.0
+"""Seconds without a byte after which a stream is taken for dead; a live server sends a sign of life every 15 s."""
+
+_CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 60.0
+_LONGEST_LINE: Final = 64 << 20
+
+_BY_NAME: Final[dict[str, type[ClawplaneError]]] = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, ClawplaneError) and kind is not ClawplaneError
+}
+_BY_STATUS: Final[dict[int, type[ClawplaneError]]] = {
     401: errors.InvalidToken,
     403: errors.Forbidden,
     404: errors.NotFound,
@@ -20,18 +43,28 @@ _BY_STATUS: dict[int, type[ClawplaneError]] = {
     429: errors.RateLimited,
     500: errors.InternalError,
     501: errors.NotImplementedHere,
+    502: errors.Unavailable,
     503: errors.Unavailable,
+    504: errors.Unavailable,
+    507: errors.StoreFull,
 }
-_BY_CODE: dict[int, type[ClawplaneError]] = {
-    12001: errors.AuthenticationRequired,
-    12002: errors.InvalidToken,
-    11004: errors.NotFound,
-    30003: errors.ConcurrencyLimited,
-    50001: errors.WorkerNotFound,
-    50003: errors.VersionUnavailable,
-    70001: errors.RunNotFound,
-    70002: errors.NotAbortable,
-}
+
+
+def segment(value: str) -> str:
+    """Return `value` as one segment of a path; raises InvalidArgument when it can be none."""
+    if value in ("", ".", ".."):
+        hint = "Use the slug, or owner~name, that the lists show."
+        raise errors.InvalidArgument(f"{value!r} names nothing.", hint=hint)
+    try:
+        return quote(value, safe="~", errors="strict")
+    except UnicodeError:
+        raise _not_unicode() from None
+
+
+def _not_unicode() -> ClawplaneError:
+    return errors.InvalidArgument(
+        "A name or value holds characters that are no valid Unicode.", hint="Write it in UTF-8."
+    )
 
 
 class Http:
@@ -40,15 +73,22 @@ class Http:
     def __init__(self, url: str, key: str | None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         headers = {"Accept": "application/json", "User-Agent": "clawplane"}
         if key:
+            if not (key.isascii() and key.isprintable()) or " " in key:
+                raise errors.InvalidToken("The API key holds characters that no key has.")
             headers["Authorization"] = f"Bearer {key}"
         self.url = url
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers=headers,
-            timeout=httpx.Timeout(60, connect=5),
-            transport=transport,
-            trust_env=not url.startswith(("http://127.", "http://localhost", "http://[::1]")),
-        )
+        local = url.startswith(("http://127.", "http://localhost", "http://[::1]"))
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=url,
+                headers=headers,
+                timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+                transport=transport,
+                trust_env=not local,
+                verify=not local,  # nothing to verify without TLS, and reading the host's certificates takes 20 ms
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise errors.InvalidArgument(f"{url!r} is no address of a control plane: {error}.") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -67,74 +107,139 @@ class Http:
     ) -> Any:
         """Return the `data` of the answer; raises the error of our tree that the answer stands for."""
         sent = dict(headers or {})
-        if body is not None:
-            content = msgspec.json.encode(body)
-            sent["Content-Type"] = "application/json"
         try:
+            if body is not None:
+                content = msgspec.json.encode(body)
+                sent["Content-Type"] = "application/json"
             response = await self._client.request(
                 method,
                 path,
-                params={name: value for name, value in (query or {}).items() if value is not None},
+                params=_given(query),
                 content=content,
                 headers=sent,
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout,
             )
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from None
-        return self._unwrap(response.status_code, response.content)
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise self._failed(error) from None
+        return self._unwrap(response)
+
+    async def ask(
+        self, method: str, path: str, shape: type[T], *, query: Mapping[str, Any] | None = None, body: Any = None
+    ) -> T:
+        """Return the `data` of the answer, members that `shape` does not know included, once it has that shape."""
+        return self.shaped(await self.request(method, path, query=query, body=body), shape)
+
+    def shaped(self, value: Any, shape: type[T]) -> T:
+        """Return `value` when it is of `shape`; raises InternalError."""
+        try:
+            msgspec.convert(value, shape)
+        except msgspec.ValidationError as error:
+            raise self._foreign(str(error)) from None
+        answer: T = value
+        return answer
 
     async def stream(
-        self, path: str, *, query: Mapping[str, Any] | None = None, timeout: float | None = 60
+        self, path: str, *, query: Mapping[str, Any] | None = None, timeout: float | None = _ANSWER_SECONDS
     ) -> AsyncIterator[bytes]:
         """Yield the body of a GET as it comes; `timeout` bounds the silence between two chunks, None waits for ever."""
         try:
             async with self._client.stream(
                 "GET",
                 path,
-                params={name: value for name, value in (query or {}).items() if value is not None},
-                timeout=httpx.Timeout(timeout, connect=5),
+                params=_given(query),
+                timeout=httpx.Timeout(timeout, connect=_CONNECT_SECONDS),
                 headers={"Accept": "*/*"},
             ) as response:
-                if response.status_code >= 400:
-                    self._unwrap(response.status_code, await response.aread())
+                if response.status_code != 200:
+                    await response.aread()
+                    self._unwrap(response)
+                    raise self._foreign(f"HTTP {response.status_code} where a stream was expected")
                 async for chunk in response.aiter_bytes():
                     yield chunk
-        except httpx.TransportError as error:
-            raise self._unreachable(error) from None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise self._failed(error) from None
 
-    async def lines(self, path: str, *, query: Mapping[str, Any] | None = None) -> AsyncIterator[Any]:
+    async def lines(
+        self, path: str, shape: type[T], *, query: Mapping[str, Any] | None = None, silence: float | None = SILENCE
+    ) -> AsyncIterator[T]:
         """Yield the objects of an NDJSON stream for as long as the server sends them."""
-        pending = b""
-        async for chunk in self.stream(path, query=query, timeout=None):
-            pending += chunk
-            *complete, pending = pending.split(b"\n")
-            for line in complete:
+        parts: list[bytes] = []
+        held = 0
+        async for chunk in self.stream(path, query=query, timeout=silence):
+            *complete, rest = chunk.split(b"\n")
+            for piece in complete:
+                line = b"".join((*parts, piece))
+                parts.clear()
+                held = 0
                 if line.strip():
-                    yield msgspec.json.decode(line)
+                    yield self.shaped(self._decoded(line), shape)
+            parts.append(rest)
+            held += len(rest)
+            if held > _LONGEST_LINE:
+                raise self._foreign(f"a line of more than {_LONGEST_LINE} bytes")
 
-    def _unreachable(self, error: httpx.TransportError) -> ClawplaneError:
-        if isinstance(error, httpx.TimeoutException):
+    def _failed(self, error: Exception) -> ClawplaneError:
+        if isinstance(error, UnicodeError):
+            return _not_unicode()
+        if isinstance(error, (httpx.InvalidURL, httpx.UnsupportedProtocol)):
+            return errors.InvalidArgument(
+                f"{self.url!r} is no address of a control plane: {error}",
+                hint="Write it as http://HOST:PORT or https://HOST.",
+            )
+        if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
             return errors.Unavailable(f"The control plane at {self.url} did not answer in time.")
+        if isinstance(error, (httpx.DecodingError, httpx.TooManyRedirects)):
+            return self._foreign(str(error))
+        if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)):
+            return errors.Unavailable(f"The connection to the control plane at {self.url} broke off.")
         return errors.Unavailable(
-            f"The control plane at {self.url} cannot be reached: {error}".rstrip(": "),
+            f"The control plane at {self.url} cannot be reached: {error or type(error).__name__}.",
             hint="Start it with `clawplane up`, or set CLAWPLANE_URL to where it listens.",
         )
 
-    @staticmethod
-    def _unwrap(status: int, content: bytes) -> Any:
+    def _foreign(self, reason: str) -> ClawplaneError:
+        return errors.InternalError(
+            f"What answers at {self.url} does not speak as this version of clawplane does: {reason}.",
+            hint="Check CLAWPLANE_URL, and that client and control plane are of the same version.",
+        )
+
+    def _decoded(self, content: bytes) -> Any:
         try:
-            answer = msgspec.json.decode(content) if content else {}
-        except msgspec.DecodeError:
+            return msgspec.json.decode(content)
+        except (ValueError, RecursionError):
+            raise self._foreign("a line that is no JSON") from None
+
+    def _unwrap(self, response: httpx.Response) -> Any:
+        status = response.status_code
+        try:
+            answer = msgspec.json.decode(response.content) if response.content else None
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             if status < 400:
-                raise errors.InternalError("The control plane's answer is no JSON object.")
+                media = response.headers.get("content-type", "") or "no content"
+                raise self._foreign(f"HTTP {status} with {media[:80]}")
             answer = {}
-        code = answer.get("code", 0 if status < 400 else status)
-        if status < 400 and code == 0:
+        if status < 300 and answer.get("code", 0) == 0:
             return answer.get("data")
-        kind = _BY_CODE.get(code) or _BY_STATUS.get(status) or errors.InvalidArgument
-        details = [str(detail) for detail in answer.get("details") or []]
-        message = str(answer.get("message") or f"The control plane answered HTTP {status}.")
-        hint = answer.get("hint")
-        raise kind(message, hint=str(hint) if hint else None, details=details)
+        raise _refusal(answer, status, coreclaw=response.request.url.path.startswith("/api/"))
+
+
+def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (query or {}).items() if value is not None}
+
+
+def _refusal(answer: dict[str, Any], status: int, *, coreclaw: bool) -> ClawplaneError:
+    """Return the error that an answer stands for.
+
+    On the CoreClaw paths the message may be the fixed one of that wire, in lower case, and our own sentence the first
+    of the details: the sentence is what a person needs.
+    """
+    kind = _BY_NAME.get(str(answer.get("error"))) or _BY_STATUS.get(status) or errors.InvalidArgument
+    message = str(answer.get("message") or f"The control plane answered HTTP {status}.")
+    hint = str(answer["hint"]) if answer.get("hint") else None
+    listed = answer.get("details")
+    details = [str(detail) for detail in listed if detail != hint] if isinstance(listed, list) else []
+    if coreclaw and details and message[:1].islower():
+        message, *details = details
+    return kind(message, hint=hint, details=details)

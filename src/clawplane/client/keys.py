@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
-from clawplane.client.http import Http
+from clawplane.client.http import Http, segment
+
+
+class Key(TypedDict):
+    """A key without its secret; times in milliseconds."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: int
+    revoked_at: int | None
+
+
+class NewKey(TypedDict):
+    """A key with its secret as `key`."""
+
+    id: str
+    key: str
+
+
+class _Keys(TypedDict):
+    list: list[Key]
 
 
 class KeysClient:
@@ -13,16 +34,14 @@ class KeysClient:
     def __init__(self, http: Http) -> None:
         self._http = http
 
-    async def create(self, name: str, scopes: list[str]) -> dict[str, Any]:
+    async def create(self, name: str, scopes: list[str]) -> NewKey:
         """Create a key; its secret is in this answer and nowhere else."""
-        answer: dict[str, Any] = await self._http.request("POST", "/v1/keys", body={"name": name, "scopes": scopes})
-        return answer
+        return await self._http.ask("POST", "/v1/keys", NewKey, body={"name": name, "scopes": scopes})
 
-    async def all(self) -> list[dict[str, Any]]:
+    async def all(self) -> list[Key]:
         """Return every key, newest first, without secrets."""
-        answer: list[dict[str, Any]] = (await self._http.request("GET", "/v1/keys"))["list"]
-        return answer
+        return (await self._http.ask("GET", "/v1/keys", _Keys))["list"]
 
     async def revoke(self, key_id: str) -> None:
         """Revoke a key at once."""
-        await self._http.request("DELETE", f"/v1/keys/{key_id}")
+        await self._http.request("DELETE", f"/v1/keys/{segment(key_id)}")

@@ -4,12 +4,63 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypedDict
 
-from clawplane.client.http import Http
-from clawplane.domain.errors import InvalidArgument
+from clawplane.client.following import Following, LogEntry
+from clawplane.client.http import Http, segment
+from clawplane.domain.errors import InvalidArgument, Unavailable
 
 _CHUNK = 1 << 16
+_UPLOAD_SECONDS = 300.0
+
+
+class WorkerLine(TypedDict):
+    """A Worker in a list."""
+
+    path: str
+    title: str
+    slug: str
+
+
+class WorkerPage(TypedDict):
+    """One page of Workers."""
+
+    scraper: list[WorkerLine]
+
+
+class Finding(TypedDict):
+    """What the checks of a package found; `line` counts from 1."""
+
+    code: str
+    severity: str
+    message: str
+    file: str | None
+    line: int | None
+    hint: str
+
+
+class Version(TypedDict):
+    """A version; `worker` is the slug, `unchanged` says that an upload stored nothing."""
+
+    worker: str
+    path: str
+    version: str
+    language: str
+    status: str
+    package_size: int
+    diagnostics: list[Finding]
+    build_error: str
+    unchanged: bool
+
+
+class WorkerWithVersions(TypedDict):
+    """A Worker with its versions, newest first."""
+
+    slug: str
+    path: str
+    title: str
+    description: str
+    versions: list[Version]
 
 
 class WorkersClient:
@@ -27,19 +78,14 @@ class WorkersClient:
         title: str,
         version: str | None = None,
         on_sent: Callable[[int], None] = lambda _: None,
-    ) -> dict[str, Any]:
+    ) -> Version:
         """Upload a package as a version of the Worker `name`, which is created when absent.
 
         `on_sent` hears the number of bytes sent so far. Returns the version as the server knows it, with diagnostics.
         """
         boundary = f"clawplane-{secrets.token_hex(16)}"
         fields = {"name": name, "title": title} | ({"version": version} if version else {})
-        head = b"".join(
-            (
-                f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"\r\n\r\n{_one_line(field, value)}\r\n'
-            ).encode()
-            for field, value in fields.items()
-        )
+        head = b"".join(_field(boundary, field, value) for field, value in fields.items())
         head += (
             f'--{boundary}\r\nContent-Disposition: form-data; name="scraper_file"; filename="worker.zip"\r\n'
             "Content-Type: application/zip\r\n\r\n"
@@ -49,13 +95,15 @@ class WorkersClient:
         async def body() -> AsyncIterator[bytes]:
             yield head
             sent = 0
-            while chunk := package.read(_CHUNK):
+            while chunk := package.read(min(_CHUNK, size - sent)):
                 yield chunk
                 sent += len(chunk)
                 on_sent(sent)
+            if sent != size:
+                raise InvalidArgument("The package became shorter while it was sent.", hint="Push it again.")
             yield tail
 
-        answer: dict[str, Any] = await self._http.request(
+        answer = await self._http.request(
             "POST",
             "/v1/workers",
             content=body(),
@@ -63,38 +111,47 @@ class WorkersClient:
                 "Content-Type": f"multipart/form-data; boundary={boundary}",
                 "Content-Length": str(len(head) + size + len(tail)),
             },
-            timeout=300,
+            timeout=_UPLOAD_SECONDS,
         )
-        return answer
+        return self._http.shaped(answer, Version)
 
-    async def page(self, *, offset: int, limit: int, keyword: str) -> list[dict[str, Any]]:
+    async def page(self, *, offset: int, limit: int, keyword: str) -> list[WorkerLine]:
         """Return one page of Workers; `offset` is the page number from 1."""
-        data = await self._http.request(
-            "GET", "/api/v2/workers", query={"offset": offset, "limit": limit, "keyword": keyword or None}
-        )
-        workers: list[dict[str, Any]] = data["scraper"]
-        return workers
+        query = {"offset": offset, "limit": limit, "keyword": keyword or None}
+        return (await self._http.ask("GET", "/api/v2/workers", WorkerPage, query=query))["scraper"]
 
-    async def show(self, worker: str) -> dict[str, Any]:
+    async def show(self, worker: str) -> WorkerWithVersions:
         """Return a Worker with its versions and their diagnostics."""
-        answer: dict[str, Any] = await self._http.request("GET", f"/v1/workers/{worker}")
-        return answer
+        return await self._http.ask("GET", _path(worker), WorkerWithVersions)
 
-    async def version(self, worker: str, version: str) -> dict[str, Any]:
+    async def version(self, worker: str, version: str) -> Version:
         """Return one version."""
-        answer: dict[str, Any] = await self._http.request("GET", f"/v1/workers/{worker}/versions/{version}")
-        return answer
+        return await self._http.ask("GET", f"{_path(worker)}/versions/{segment(version)}", Version)
 
-    def build_log(self, worker: str, version: str) -> AsyncIterator[dict[str, Any]]:
+    def build_log(
+        self, worker: str, version: str, *, on_lost: Callable[[Unavailable], None]
+    ) -> AsyncIterator[LogEntry]:
         """Yield the build's log lines, following it to its end."""
-        return self._http.lines(f"/v1/workers/{worker}/versions/{version}/log", query={"follow": "true"})
+
+        async def ended() -> bool:
+            return (await self.version(worker, version))["status"] != "building"
+
+        path = f"{_path(worker)}/versions/{segment(version)}/log"
+        return Following(self._http, path, ended, on_lost=on_lost).entries()
 
     async def remove(self, worker: str) -> None:
         """Remove a Worker; its runs stay readable."""
-        await self._http.request("DELETE", f"/v1/workers/{worker}")
+        await self._http.request("DELETE", _path(worker))
 
 
-def _one_line(field: str, value: str) -> str:
+def _path(worker: str) -> str:
+    return f"/v1/workers/{segment(worker)}"
+
+
+def _field(boundary: str, name: str, value: str) -> bytes:
     if "\r" in value or "\n" in value:
-        raise InvalidArgument(f"{field} has a line break.", hint=f"Give {field} on one line.")
-    return value
+        raise InvalidArgument(f"{name} has a line break.", hint=f"Give {name} on one line.")
+    try:
+        return f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+    except UnicodeError:
+        raise InvalidArgument(f"{name} is no valid Unicode.", hint=f"Give --{name} in UTF-8.") from None
