@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 import pytest
@@ -70,6 +70,7 @@ class FakeControlPlane:
         self.blobs: dict[str, bytes] = {}
         self.downloads: list[str] = []
         self.is_draining = False
+        self.before_download: Callable[[], Awaitable[object]] | None = None
         self.before: Callable[[str], object] | None = None
         self._fences = itertools.count(1)
         self._jobs = itertools.count(1)
@@ -223,6 +224,9 @@ class Serving:
             if request.headers.get("authorization") != f"Bearer {TOKEN}":
                 return PlainTextResponse("no", 401)
             self.plane.downloads.append(key)
+            self.plane.changes.note()
+            if self.plane.before_download is not None:
+                await self.plane.before_download()
             if key not in self.plane.blobs:
                 return Response(b'{"code":404,"message":"There is no such blob."}', 404)
             return Response(self.plane.blobs[key])

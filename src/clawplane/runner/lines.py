@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 LINE_BYTES: Final = 256 << 10
+_MARK_BYTES: Final = 128
+"""Room for the mark, so that a line that was cut once is not cut again."""
 
 
 def cut_mark(total: int) -> str:
@@ -23,7 +25,7 @@ def clean(text: str) -> str:
     if len(text) * 4 <= LINE_BYTES and text.isascii():
         return text
     raw = text.encode("utf-8", "replace")
-    if len(raw) <= LINE_BYTES:
+    if len(raw) <= LINE_BYTES + _MARK_BYTES:
         return raw.decode()
     return raw[:LINE_BYTES].decode("utf-8", "ignore") + cut_mark(len(raw))
 

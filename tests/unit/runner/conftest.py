@@ -15,6 +15,7 @@ from clawplane.domain.ids import RunnerId, new_ulid
 from clawplane.domain.leases import Offer
 from clawplane.link.connection import Waits
 from clawplane.link.protocol import Identity
+from clawplane.runner.daemon import run_runner
 from clawplane.runner.runner import Runner
 from clawplane.runner.settings import RunnerSettings
 from clawplane.runner.shipping import Shipper
@@ -76,3 +77,18 @@ async def start_runner(settings, identity, plane) -> AsyncIterator[Callable[...,
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def real_runner(settings, plane) -> AsyncIterator[Runner]:
+    found: asyncio.Future[Runner] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(run_runner(settings, serving=found.set_result))
+    await asyncio.wait([task, found], return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    runner = found.result()
+    await plane.changes.until(lambda: plane.free_slots, "the runner offers its slots")
+    yield runner
+    runner.drain()
+    runner.drain()
+    await task

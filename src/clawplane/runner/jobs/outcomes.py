@@ -13,7 +13,8 @@ from clawplane.sandbox.policy import MIB, Limits, Verdict
 _WORDS: Final = 400
 _KEPT_LINES: Final = 60
 _ERROR_LINE: Final = re.compile(
-    r"(?:Uncaught )?[A-Za-z_][\w.$]*(?:Error|Exception|Exit|Interrupt|Warning)\b.*|panic: .*|fatal error: .*"
+    r"(?:Uncaught )?(?:[A-Za-z_][\w.$]*)?(?:Error|Exception|Exit|Interrupt|Warning)(?: \[\w+\])?(?:: .*)?"
+    r"|panic: .*|fatal error: .*"
 )
 
 

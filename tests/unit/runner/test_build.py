@@ -1,0 +1,93 @@
+"""Builds in the real sandbox, run by a whole runner against the control plane in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+
+import msgspec
+import pytest
+
+from clawplane.domain.leases import JobKind
+from clawplane.domain.workers import BuildResult, BuildSpec
+
+
+def spec_of(plane, content: bytes, language: str) -> BuildSpec:
+    key, digest = plane.put_blob(content)
+    return BuildSpec(worker="W", version="v1.0.0", language=language, package_key=key, package_sha256=digest)
+
+
+async def built(plane, content: bytes, language: str):
+    offer = plane.offer(JobKind.BUILD, spec_of(plane, content, language))
+    return (await plane.ended(offer)).outcome, offer.job
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="this host has no npm")
+async def test_a_build_without_dependencies_reports_its_environment(real_runner, plane, make_package) -> None:
+    manifest = json.dumps({"name": "w", "main": "main.js"})
+    outcome, job = await built(plane, make_package(main__js="", package__json=manifest), "node")
+    assert outcome.succeeded, outcome
+    result = msgspec.msgpack.decode(outcome.result, type=BuildResult)
+    assert len(result.fingerprint) == 64
+    assert plane.lines(job, "system")[0] == "SYSTEM: Building the environment of version v1.0.0."
+    assert plane.lines(job, "system")[-1].startswith("SYSTEM: The environment is ready")
+
+
+@pytest.mark.parametrize(
+    ("language", "files", "words"),
+    [
+        ("python", {"requirements__txt": "requests @ git+https://example.org/x"}, "requirements.txt:1"),
+        ("node", {"package__json": "{"}, "package.json:1"),
+        ("go", {"main": "#!/bin/sh"}, "main: is not a Linux program"),
+    ],
+)
+async def test_a_dependency_file_that_cannot_be_accepted_is_named(
+    real_runner, plane, make_package, language, files, words
+) -> None:
+    outcome, job = await built(plane, make_package(**files), language)
+    assert (outcome.succeeded, outcome.reason) == (False, "exit")
+    assert words in outcome.message
+    assert any(words in line for line in plane.lines(job))
+
+
+async def test_a_package_that_cannot_be_fetched_is_told_as_setup(real_runner, plane, make_package) -> None:
+    spec = spec_of(plane, make_package(main__py=""), "python")
+    plane.blobs.clear()
+    outcome = (await plane.ended(plane.offer(JobKind.BUILD, spec))).outcome
+    assert (outcome.reason, "There is no such blob" in outcome.message) == ("setup", True)
+
+
+async def test_an_archive_that_is_none_fails_the_build_in_words(real_runner, plane) -> None:
+    outcome, _ = await built(plane, b"no zip at all", "python")
+    assert not outcome.succeeded
+    assert "ZIP" in outcome.message
+
+
+async def test_a_cancel_ends_a_build_that_waits_for_its_package(real_runner, plane, make_package) -> None:
+    gate = asyncio.Event()
+    plane.before_download = gate.wait
+    offer = plane.offer(JobKind.BUILD, spec_of(plane, make_package(main__py=""), "python"))
+    await plane.changes.until(lambda: plane.downloads, "the download has begun")
+    plane.connection.cancel(offer.job, offer.fence, "asked")
+    assert (await plane.ended(offer)).outcome.reason == "aborted"
+    gate.set()
+
+
+@pytest.mark.network
+async def test_a_python_worker_is_built_and_runs_with_the_sdk_warm(real_runner, plane, make_package) -> None:
+    outcome, job = await built(plane, make_package(main__py="", requirements__txt="six==1.17.0"), "python")
+    assert outcome.succeeded, plane.lines(job)
+    result = msgspec.msgpack.decode(outcome.result, type=BuildResult)
+    assert "six==1.17.0" in result.lock
+    assert result.grpcio
+    assert result.protobuf
+
+
+@pytest.mark.network
+async def test_a_failed_installation_gives_the_installers_own_words(real_runner, plane, make_package) -> None:
+    wanted = "this-package-does-not-exist-anywhere-4711==1.0"
+    outcome, job = await built(plane, make_package(main__py="", requirements__txt=wanted), "python")
+    assert not outcome.succeeded
+    assert "this-package-does-not-exist-anywhere-4711" in outcome.message
+    assert any("this-package-does-not-exist-anywhere-4711" in line for line in plane.lines(job))
