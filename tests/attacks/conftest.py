@@ -128,6 +128,13 @@ class Arena:
         """Start a shell script."""
         return self.start(["/bin/sh", "-c", script], **policy)
 
+    def workspace(self, name: str) -> Path:
+        """Make a host directory that belongs to the runner's user; mount it with `Writable`."""
+        path = self.directory / "state" / name
+        path.mkdir()
+        os.chown(path, self.uid, -1)
+        return path
+
     def send(self, request: Mapping[str, Any]) -> None:
         """Send one request to the driver."""
         assert self.process.stdin is not None

@@ -103,6 +103,22 @@ say(sorted(set(found)))"""
     assert arena.ask(code) == ["EPERM"]
 
 
+RARE_FAMILIES = [
+    "packet",
+    "old-firewall",
+    "netfilter",
+    "uevent",
+    "crypto",
+    "vsock",
+    "key",
+    "tipc",
+    "xdp",
+    "bluetooth",
+    "can",
+    "rds",
+]
+
+
 @pytest.mark.parametrize(
     ("family", "kind", "protocol"),
     [
@@ -119,20 +135,7 @@ say(sorted(set(found)))"""
         (29, "SOCK_RAW", 1),
         (21, "SOCK_SEQPACKET", 0),
     ],
-    ids=[
-        "packet",
-        "old-firewall",
-        "netfilter",
-        "uevent",
-        "crypto",
-        "vsock",
-        "key",
-        "tipc",
-        "xdp",
-        "bluetooth",
-        "can",
-        "rds",
-    ],
+    ids=RARE_FAMILIES,
 )
 def test_the_guest_tries_a_rare_socket_family(family: int, kind: str, protocol: int, arena: Any) -> None:  # 26
     assert arena.ask(f"say(tried(socket.socket, {family}, socket.{kind}, {protocol}))") == "EAFNOSUPPORT"
@@ -146,7 +149,8 @@ import struct
 body = struct.pack('=BxHiII', 0, 0, 0, 1, 1) + struct.pack('=HH', 14, 3) + b'attack0\\0\\0\\0\\0\\0'[:12]
 route.send(struct.pack('=IHHII', 16 + len(body), 16, 0x605, 1, 0) + body)
 answer = struct.unpack_from('=i', route.recv(4096), 16)[0]
-say([tried(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1), tried(socket.socket, socket.AF_INET6, socket.SOCK_RAW, 58),
+say([tried(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1),
+     tried(socket.socket, socket.AF_INET6, socket.SOCK_RAW, 58),
      tried(socket.socket, socket.AF_INET, socket.SOCK_DGRAM, 1), errno.errorcode[-answer]])"""
     assert arena.ask(code) == ["EPERM", "EPERM", "EPROTONOSUPPORT", "EPERM"]
 
@@ -189,7 +193,7 @@ def test_the_guest_tries_to_type_into_a_terminal(request_number: int, arena: Any
     code = f"""
 import pty
 controller, terminal = pty.openpty()
-say([system_call({NUMBERS["ioctl"]}, each, {request_number}, ctypes.c_char_p(b'x')) for each in (terminal, controller)])"""
+say([system_call({NUMBERS["ioctl"]}, each, {request_number}, b'x') for each in (terminal, controller)])"""
     assert arena.ask(code) == ["EPERM", "EPERM"]
 
 
