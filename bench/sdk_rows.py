@@ -1,6 +1,6 @@
 """Rows per second of an unmodified Python SDK Worker: our SDK server against an empty grpc.aio server.
 
-    python bench/sdk_rows.py [--rows 4000] [--rounds 5] [--json FILE]
+    python -m bench.sdk_rows [--rows 4000] [--rounds 5]
 
 Each round is a network namespace of its own with one server process (uvloop) on 127.0.0.1:20086 and one client process:
 the SDK as `clawplane init python` writes it, one `push_data` per row of 200 bytes, one call in flight. Rounds of both
@@ -12,10 +12,8 @@ import asyncio
 import fcntl
 import json
 import os
-import platform
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -24,7 +22,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-SDK_FILES = Path(__file__).resolve().parent.parent / "src" / "clawplane" / "sdk" / "templates" / "python"
+from bench.report import Figure, median, show
+
+ROOT = Path(__file__).resolve().parent.parent
+MYSELF = (sys.executable, "-m", "bench.sdk_rows")
+SDK_FILES = ROOT / "src" / "clawplane" / "sdk" / "templates" / "python"
+BAR = 0.9
 ADDRESS = ("127.0.0.1", 20086)
 WARM_UP = 300
 SERVERS = ("clawplane", "grpc.aio")
@@ -120,7 +123,7 @@ def round_role(which: str, rows: int) -> None:
     """Run one server and one client in the network namespace we were started in; print the figures."""
     raise_loopback()
     server = subprocess.Popen(
-        [sys.executable, __file__, "--server", which], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        [*MYSELF, "--server", which], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
     try:
         measured = drive(server, rows)
@@ -160,56 +163,55 @@ def raise_loopback() -> None:
 
 def measure(which: str, rows: int) -> dict[str, float]:
     """Run one round in a namespace of its own."""
-    command = ["unshare", "--map-root-user", "--net", sys.executable, __file__, "--round", which, "--rows", str(rows)]
+    command = ["unshare", "--map-root-user", "--net", *MYSELF, "--round", which, "--rows", str(rows)]
     measured: dict[str, float] = json.loads(
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     )
     if measured["lost"]:
         raise SystemExit(f"{which}: {measured['lost']} rows were lost")
     return measured
 
 
-def compare(rows: int, rounds: int) -> dict[str, Any]:
-    """Alternate rounds of both servers and return medians and the ratio of rows/s."""
+def compare(rows: int, rounds: int) -> list[Figure]:
+    """Alternate rounds of both servers and compare the medians."""
     found: dict[str, list[dict[str, float]]] = {which: [] for which in SERVERS}
     for _ in range(rounds):
         for which in SERVERS:
             found[which].append(measure(which, rows))
-    medians = {
-        which: {key: statistics.median(each[key] for each in measured) for key in measured[0]}
-        for which, measured in found.items()
-    }
-    ratio = medians["clawplane"]["rows_per_second"] / medians["grpc.aio"]["rows_per_second"]
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-    return {"machine": machine, "rows": rows, "rounds": rounds, "servers": medians, "ratio": round(ratio, 3)}
+    figures = []
+    speeds = {which: median([each["rows_per_second"] for each in found[which]]) for which in SERVERS}
+    for which in reversed(SERVERS):
+        ratio = speeds[which] / speeds["grpc.aio"]
+        ours = which == "clawplane"
+        figures.append(
+            Figure(
+                f"rows of an unmodified Python Worker, 1 in flight: {which}",
+                speeds[which],
+                "rows/s",
+                bar=f">= {BAR:.0%} of empty" if ours else "",
+                met=ratio >= BAR if ours else None,
+                baseline="empty grpc.aio" if ours else "",
+                ratio=ratio if ours else None,
+                note=f"server CPU {median([each['server_cpu_us'] for each in found[which]]):.0f} us/row, no row lost",
+            )
+        )
+    return figures
 
 
 def main() -> None:
-    """Measure, and print a table and one line of JSON."""
+    """Measure and print; the hidden options are the roles of child processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4000, help="rows per round")
     parser.add_argument("--rounds", type=int, default=5, help="rounds per server")
-    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--server", choices=SERVERS, help=argparse.SUPPRESS)
     parser.add_argument("--round", choices=SERVERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
         server_role(options.server)
-        return
-    if options.round:
+    elif options.round:
         round_role(options.round, options.rows)
-        return
-    result = compare(options.rows, options.rounds)
-    print(f"{'server':<12}{'rows/s':>10}{'server CPU us/row':>20}{'client CPU us/row':>20}")
-    for which, figures in result["servers"].items():
-        print(
-            f"{which:<12}{figures['rows_per_second']:>10.0f}{figures['server_cpu_us']:>20.1f}"
-            f"{figures['client_cpu_us']:>20.1f}"
-        )
-    print(f"ratio {result['ratio']:.2f} (bar: 0.90), no row lost")
-    print(json.dumps(result))
-    if options.json:
-        options.json.write_text(json.dumps(result) + "\n")
+    else:
+        show("SDK: rows over gRPC, one call each", compare(options.rows, options.rounds))
 
 
 if __name__ == "__main__":

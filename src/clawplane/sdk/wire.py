@@ -2,6 +2,7 @@
 
 Why by hand: the messages are tiny, a row is one string field, and generated code would bind the runner to a version of
 the protobuf runtime. The reference is `proto/coresdk.proto`; a test compares every function here with generated code.
+`proto/generate.sh` makes the generated files that Workers carry.
 
 Rules that never break: nothing is read beyond the end of the message, the work for one message is bounded by a number
 of fields and not by its size, unknown fields are skipped, and whatever is not a valid message raises `WireError`.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdk_actors import OwnNetwork, RecordedSubtask
 
 from clawplane.sdk.scaffold import scaffold
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WORKERS = ROOT / "tests" / "workers"
 
 
-def rows_of(recorded: Any) -> list[dict[str, Any]]:
+def rows_of(recorded: RecordedSubtask) -> list[dict[str, Any]]:
     return [json.loads(row) for row in recorded.rows]
 
 
@@ -34,20 +35,23 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "node_modules"
 
 
-async def run_python(own_network: Any, directory: Path) -> tuple[int, str]:
+async def run_python(own_network: OwnNetwork, directory: Path) -> tuple[int, str]:
     code, output = await own_network.run(sys.executable, "main.py", cwd=directory, env={"PYTHONDONTWRITEBYTECODE": "1"})
     return code, output
 
 
-async def run_node(own_network: Any, source: Path, node_modules: Path, scratch: Path) -> tuple[int, str]:
+async def run_node(own_network: OwnNetwork, source: Path, node_modules: Path, scratch: Path) -> tuple[int, str]:
     shutil.copytree(source, scratch, dirs_exist_ok=True)
     if not (scratch / "node_modules").exists():
         (scratch / "node_modules").symlink_to(node_modules)
-    code, output = await own_network.run("node", "main.js", cwd=scratch)
+    (scratch / "tmp").mkdir()
+    code, output = await own_network.run("node", "main.js", cwd=scratch, env={"TMPDIR": str(scratch / "tmp")})
     return code, output
 
 
-async def test_the_library_survey_counts_what_is_in_the_standard_library(recorded, own_network) -> None:
+async def test_the_library_survey_counts_what_is_in_the_standard_library(
+    recorded: RecordedSubtask, own_network: OwnNetwork
+) -> None:
     recorded.given_input = '{"modules": ["json*", "http.server"]}'
     code, output = await run_python(own_network, ROOT / "examples" / "python-library-survey")
     assert (code, output) == (0, "")
@@ -61,14 +65,18 @@ async def test_the_library_survey_counts_what_is_in_the_standard_library(recorde
     assert "modules surveyed" in recorded.logs[-1][1]
 
 
-async def test_the_library_survey_fails_with_a_sentence_when_nothing_matches(recorded, own_network) -> None:
+async def test_the_library_survey_fails_with_a_sentence_when_nothing_matches(
+    recorded: RecordedSubtask, own_network: OwnNetwork
+) -> None:
     recorded.given_input = '{"modules": ["no.such.module"]}'
     code, _ = await run_python(own_network, ROOT / "examples" / "python-library-survey")
     assert code == 1
     assert recorded.logs[-1] == (4, "no module of the standard library matches no.such.module")
 
 
-async def test_time_zones_finds_the_changes_of_clocks(recorded, own_network, node_modules, tmp_path) -> None:
+async def test_time_zones_finds_the_changes_of_clocks(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_modules: Path, tmp_path: Path
+) -> None:
     zones = ["Europe/Vienna", "Australia/Lord_Howe", "Asia/Tokyo", "Nowhere/Land"]
     recorded.given_input = json.dumps({"zones": zones, "first_year": 2024, "last_year": 2024})
     code, output = await run_node(own_network, ROOT / "examples" / "node-time-zones", node_modules, tmp_path)
@@ -83,7 +91,9 @@ async def test_time_zones_finds_the_changes_of_clocks(recorded, own_network, nod
     assert (4, "there is no time zone called Nowhere/Land") in recorded.logs
 
 
-async def test_the_sample_that_splits_by_b_reads_one_address_through_the_older_sdk(recorded, own_network) -> None:
+async def test_the_sample_that_splits_by_b_reads_one_address_through_the_older_sdk(
+    recorded: RecordedSubtask, own_network: OwnNetwork
+) -> None:
     recorded.given_input = '{"url": "https://example.com/a?x=1&y=%3Cb%3E"}'
     code, output = await run_python(own_network, WORKERS / "python-split-by-b")
     assert (code, output) == (0, "")
@@ -92,7 +102,9 @@ async def test_the_sample_that_splits_by_b_reads_one_address_through_the_older_s
     assert [key for _, key, _ in recorded.headers] == ["url", "host", "path", "query", "secure"]
 
 
-async def test_the_sample_that_splits_by_b_replaces_its_headers_when_it_fails(recorded, own_network) -> None:
+async def test_the_sample_that_splits_by_b_replaces_its_headers_when_it_fails(
+    recorded: RecordedSubtask, own_network: OwnNetwork
+) -> None:
     recorded.given_input = '{"url": "nonsense"}'
     code, output = await run_python(own_network, WORKERS / "python-split-by-b")
     assert code == 1
@@ -102,7 +114,7 @@ async def test_the_sample_that_splits_by_b_replaces_its_headers_when_it_fails(re
 
 
 async def test_the_sample_with_eleven_editors_upserts_every_third_row_again(
-    recorded, own_network, node_modules, tmp_path
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_modules: Path, tmp_path: Path
 ) -> None:
     recorded.given_input = '{"max_results": 7}'
     code, output = await run_node(own_network, WORKERS / "node-eleven-editors", node_modules, tmp_path)
@@ -113,14 +125,18 @@ async def test_the_sample_with_eleven_editors_upserts_every_third_row_again(
     assert len({field["editor"] for field in schema["properties"]}) == 11
 
 
-async def test_a_scaffolded_python_worker_runs(recorded, own_network, tmp_path) -> None:
+async def test_a_scaffolded_python_worker_runs(
+    recorded: RecordedSubtask, own_network: OwnNetwork, tmp_path: Path
+) -> None:
     scaffold("python", "lengths", tmp_path)
     recorded.given_input = '{"items": ["abc", "größe"]}'
     assert await run_python(own_network, tmp_path) == (0, "")
     assert rows_of(recorded) == [{"item": "abc", "length": 3}, {"item": "größe", "length": 5}]
 
 
-async def test_a_scaffolded_node_worker_runs(recorded, own_network, node_modules, tmp_path) -> None:
+async def test_a_scaffolded_node_worker_runs(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_modules: Path, tmp_path: Path
+) -> None:
     scaffold("node", "lengths", tmp_path / "lengths")
     recorded.given_input = '{"items": ["abc", "größe"]}'
     assert await run_node(own_network, tmp_path / "lengths", node_modules, tmp_path / "run") == (0, "")

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sdk_actors import OwnNetwork, RecordedSubtask
 
 from clawplane.sdk.scaffold import scaffold
 
@@ -44,7 +44,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_a_static_go_worker_reads_input_and_sends_headers_rows_upserts_and_logs(
-    recorded: Any, own_network: Any, sample: Path
+    recorded: RecordedSubtask, own_network: OwnNetwork, sample: Path
 ) -> None:
     recorded.given_input = '{"url": "https://example.com/?a=1&b=<2>", "max_results": 6}'
     code, output = await own_network.run("./main", cwd=sample)
@@ -59,7 +59,9 @@ async def test_a_static_go_worker_reads_input_and_sends_headers_rows_upserts_and
     assert recorded.logs == [(2, "input: " + recorded.given_input), (3, "done")]
 
 
-async def test_a_scaffolded_go_worker_builds_and_runs(recorded: Any, own_network: Any, tmp_path: Path) -> None:
+async def test_a_scaffolded_go_worker_builds_and_runs(
+    recorded: RecordedSubtask, own_network: OwnNetwork, tmp_path: Path
+) -> None:
     scaffold("go", "lengths", tmp_path / "lengths")
     build(tmp_path / "lengths", tmp_path / "lengths.zip")
     recorded.given_input = '{"items": ["abc", "größe"]}'
@@ -69,7 +71,7 @@ async def test_a_scaffolded_go_worker_builds_and_runs(recorded: Any, own_network
 
 
 async def test_the_licence_survey_reads_the_copyright_files_of_this_machine(
-    recorded: Any, own_network: Any, tmp_path: Path
+    recorded: RecordedSubtask, own_network: OwnNetwork, tmp_path: Path
 ) -> None:
     if not Path("/usr/share/doc/libc6/copyright").exists():
         pytest.skip("this is no Debian with copyright files")

@@ -2,11 +2,11 @@
 
 import asyncio
 import struct
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sdk_actors import Connect, RecordedSubtask, Serve
 
 from clawplane.sdk.http2 import Connection, Http2Error
 from clawplane.sdk.limits import Limits, Room
@@ -17,7 +17,7 @@ from raw_client import (  # isort: skip  (beside this file, see conftest)
 )  # fmt: skip
 
 
-async def assert_still_serving(port: int, recorded: Any) -> None:
+async def assert_still_serving(port: int, recorded: RecordedSubtask) -> None:
     """One honest call succeeds."""
     client = await RawClient.connect(port)
     client.send(client.call(1, b'"honest"'))
@@ -52,7 +52,9 @@ async def assert_still_serving(port: int, recorded: Any) -> None:
         (PREFACE + frame(SETTINGS, 0, 0) + frame(HEADERS, 0xC, 1, b"\xff\x82"), "more padding than payload"),
     ],
 )
-async def test_what_is_not_http2_ends_its_own_connection_with_a_reason(serve, connect, recorded, sent, reason) -> None:
+async def test_what_is_not_http2_ends_its_own_connection_with_a_reason(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask, sent: bytes, reason: str
+) -> None:
     _, port = await serve()
     client = await connect(port, greet=False)
     client.send(sent)
@@ -60,7 +62,9 @@ async def test_what_is_not_http2_ends_its_own_connection_with_a_reason(serve, co
     await assert_still_serving(port, recorded)
 
 
-async def test_a_huge_length_prefix_is_refused_at_once_and_costs_no_memory(serve, connect, recorded) -> None:
+async def test_a_huge_length_prefix_is_refused_at_once_and_costs_no_memory(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve()
     client = await connect(port)
     client.send(frame(HEADERS, END_HEADERS, 1, client.request()), frame(DATA, 0, 1, b"\0\xff\xff\xff\xff{"))
@@ -73,7 +77,9 @@ async def test_a_huge_length_prefix_is_refused_at_once_and_costs_no_memory(serve
     assert "'grpc-status': '0'" in await client.status(3)
 
 
-async def test_declared_lengths_reserve_one_turn_and_not_memory(serve, connect, recorded) -> None:
+async def test_declared_lengths_reserve_one_turn_and_not_memory(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve(max_message=1 << 20)
     client = await connect(port)
     prefix = b"\0" + struct.pack(">I", 900_000)
@@ -89,7 +95,9 @@ async def test_declared_lengths_reserve_one_turn_and_not_memory(serve, connect, 
     assert await client.until(WINDOW_UPDATE, 3) is not None, "the turn did not go to the next one"
 
 
-async def test_more_data_than_the_window_ends_the_connection(serve, connect, recorded) -> None:
+async def test_more_data_than_the_window_ends_the_connection(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(max_message=1 << 20)
     client = await connect(port)
     prefix = b"\0" + struct.pack(">I", 900_000)
@@ -100,7 +108,9 @@ async def test_more_data_than_the_window_ends_the_connection(serve, connect, rec
     await assert_still_serving(port, recorded)
 
 
-async def test_a_thousand_streams_at_once_never_become_a_thousand_calls(serve, connect, recorded) -> None:
+async def test_a_thousand_streams_at_once_never_become_a_thousand_calls(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(limits=Limits(max_streams=8))
     recorded.hold = asyncio.Event()
     client = await connect(port)
@@ -115,7 +125,9 @@ async def test_a_thousand_streams_at_once_never_become_a_thousand_calls(serve, c
     assert "'grpc-status': '0'" in await client.status(15)
 
 
-async def test_opening_and_resetting_streams_in_a_loop_piles_up_no_calls(serve, connect, recorded) -> None:
+async def test_opening_and_resetting_streams_in_a_loop_piles_up_no_calls(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(limits=Limits(max_streams=8, max_idle_frames=3_000))
     recorded.hold = asyncio.Event()
     client = await connect(port)
@@ -139,7 +151,9 @@ async def test_opening_and_resetting_streams_in_a_loop_piles_up_no_calls(serve, 
     ],
     ids=["ping", "settings", "window", "priority", "unknown"],
 )
-async def test_a_flood_of_frames_without_calls_ends_the_connection(serve, connect, recorded, flood) -> None:
+async def test_a_flood_of_frames_without_calls_ends_the_connection(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask, flood: bytes
+) -> None:
     _, port = await serve(limits=Limits(max_idle_frames=500))
     client = await connect(port)
     client.send(flood * 600)
@@ -147,21 +161,25 @@ async def test_a_flood_of_frames_without_calls_ends_the_connection(serve, connec
     await assert_still_serving(port, recorded)
 
 
-async def test_empty_pieces_of_a_message_count_as_a_flood(serve, connect, recorded) -> None:
+async def test_empty_pieces_of_a_message_count_as_a_flood(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(limits=Limits(max_idle_frames=500))
     client = await connect(port)
     client.send(frame(HEADERS, END_HEADERS, 1, client.request()), frame(DATA, 0, 1) * 600)
     assert await client.reason() == "too many frames without a call"
 
 
-async def test_endless_header_blocks_end_the_connection(serve, connect, recorded) -> None:
+async def test_endless_header_blocks_end_the_connection(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port)
     client.send(frame(HEADERS, 0, 1, b"\x82" * 16_000), frame(CONTINUATION, 0, 1, b"\x82" * 16_000))
     assert await client.reason() == "a header block is too long"
 
 
-async def test_a_header_bomb_is_not_inflated(serve, connect, recorded) -> None:
+async def test_a_header_bomb_is_not_inflated(serve: Serve, connect: Connect, recorded: RecordedSubtask) -> None:
     _, port = await serve()
     client = await connect(port)
     bomb = b"\x40\x01a\x7f\x81\x1e" + b"v" * 4_000 + b"\xbe" * 12_000  # one entry of 4 kB, 12,000 times
@@ -169,14 +187,16 @@ async def test_a_header_bomb_is_not_inflated(serve, connect, recorded) -> None:
     assert await client.reason() == "a header block cannot be read: OversizedHeaderListError"
 
 
-async def test_a_client_that_never_greets_is_dropped(serve, connect, recorded) -> None:
+async def test_a_client_that_never_greets_is_dropped(serve: Serve, connect: Connect, recorded: RecordedSubtask) -> None:
     _, port = await serve(limits=Limits(handshake_seconds=0.05))
     client = await connect(port, greet=False)
     client.send(PREFACE[:10])
     assert await client.reason() == "no HTTP/2 greeting came"
 
 
-async def test_a_half_open_call_is_ended_and_its_room_given_back(serve, connect, recorded) -> None:
+async def test_a_half_open_call_is_ended_and_its_room_given_back(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve(limits=Limits(stall_seconds=0.05))
     client = await connect(port)
     client.send(frame(HEADERS, END_HEADERS, 1, client.request()), frame(DATA, 0, 1, message(b"x" * 99_000)[:10_000]))
@@ -188,14 +208,18 @@ async def test_a_half_open_call_is_ended_and_its_room_given_back(serve, connect,
     assert "'grpc-status': '0'" in await client.status(3)
 
 
-async def test_a_header_block_that_never_ends_is_ended(serve, connect, recorded) -> None:
+async def test_a_header_block_that_never_ends_is_ended(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(limits=Limits(stall_seconds=0.05))
     client = await connect(port)
     client.send(frame(HEADERS, 0, 1, b"\x82"))
     assert await client.reason() == "a header block does not end"
 
 
-async def test_connections_beyond_the_limit_are_closed_and_a_place_becomes_free_again(serve, connect, recorded) -> None:
+async def test_connections_beyond_the_limit_are_closed_and_a_place_becomes_free_again(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve(limits=Limits(max_connections=3))
     clients = [await connect(port) for _ in range(3)]
     for client in clients:
@@ -207,7 +231,9 @@ async def test_connections_beyond_the_limit_are_closed_and_a_place_becomes_free_
     await assert_still_serving(port, recorded)
 
 
-async def test_a_client_that_does_not_read_is_not_read_from(serve, connect, recorded) -> None:
+async def test_a_client_that_does_not_read_is_not_read_from(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     recorded.given_input = '"' + "x" * 1_000_000 + '"'
     server, port = await serve()
     wide = struct.pack(">HI", 4, (1 << 31) - 1)  # a window that never ends
@@ -227,7 +253,9 @@ async def test_a_client_that_does_not_read_is_not_read_from(serve, connect, reco
     assert "'grpc-status': '0'" in await client.status(63)
 
 
-async def test_many_small_unfinished_calls_are_refused_when_their_memory_is_full(serve, connect, recorded) -> None:
+async def test_many_small_unfinished_calls_are_refused_when_their_memory_is_full(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve(limits=Limits(max_small=20_000))
     client = await connect(port)
     part = message(b"x" * 60_000)[:9_000]
@@ -251,7 +279,9 @@ async def test_many_small_unfinished_calls_are_refused_when_their_memory_is_full
         (b"\0\0\0\1\0" + b"\x10\0" * 128, "3", "more than 64 fields"),
     ],
 )
-async def test_malformed_messages_fail_their_own_call_only(serve, connect, recorded, body, status, words) -> None:
+async def test_malformed_messages_fail_their_own_call_only(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask, body: bytes, status: str, words: str
+) -> None:
     _, port = await serve()
     client = await connect(port)
     client.send(frame(HEADERS, END_HEADERS, 1, client.request()), frame(DATA, END_STREAM, 1, body), client.call(3))
@@ -261,11 +291,16 @@ async def test_malformed_messages_fail_their_own_call_only(serve, connect, recor
     assert "'grpc-status': '0'" in await client.status(3)
 
 
-async def test_what_is_http2_but_no_grpc_is_unimplemented(serve, connect, recorded) -> None:
+async def test_what_is_http2_but_no_grpc_is_unimplemented(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port)
     client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, client.request(**{"content-type": "text/html"})))
     assert "only gRPC calls are served here" in await client.status(1)
+
+
+GOOD_HEAD = b"\x83\x86\x04\x18/coresdk.Result/PushData\x0f\x10\x10application/grpc"
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -288,7 +323,7 @@ async def test_what_is_http2_but_no_grpc_is_unimplemented(serve, connect, record
     st.booleans(),
     st.booleans(),
 )  # fmt: skip
-def test_no_bytes_whatsoever_make_more_than_a_protocol_error(parts, greet, at_once) -> None:
+def test_no_bytes_whatsoever_make_more_than_a_protocol_error(parts: list[bytes], greet: bool, at_once: bool) -> None:
     room = Room(Limits())
     connection = Connection(Limits(), room, lambda: 0.0, lambda: None)
     greeting = [PREFACE, frame(SETTINGS, 0, 0)] if greet else []
@@ -305,6 +340,3 @@ def test_no_bytes_whatsoever_make_more_than_a_protocol_error(parts, greet, at_on
         connection.answer(call.stream_id, b"\x12\x02ok")
     assert room.held == 0
     assert connection.calls_open == 0
-
-
-GOOD_HEAD = b"\x83\x86\x04\x18/coresdk.Result/PushData\x0f\x10\x10application/grpc"

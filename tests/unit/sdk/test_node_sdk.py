@@ -4,9 +4,9 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
+from sdk_actors import OwnNetwork, RecordedSubtask
 
 from clawplane.sdk.subtask import PushOutcome
 
@@ -29,7 +29,7 @@ def node_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-async def run(own_network: Any, directory: Path, program: str) -> str:
+async def run(own_network: OwnNetwork, directory: Path, program: str) -> str:
     wrapped = f"const {{ parameter, result, log }} = require('./sdk');\n(async () => {{\n{program}\n}})();\n"
     (directory / "main.js").write_text(wrapped)
     code, output = await own_network.run("node", "main.js", cwd=directory)
@@ -37,7 +37,9 @@ async def run(own_network: Any, directory: Path, program: str) -> str:
     return str(output)
 
 
-async def test_input_headers_rows_and_logs_of_a_node_worker_arrive(recorded, own_network, node_sdk) -> None:
+async def test_input_headers_rows_and_logs_of_a_node_worker_arrive(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     recorded.given_input = '{"name": "Zürich & <b>"}'
     program = """
     console.log(await parameter.getInputJSONString());
@@ -57,13 +59,17 @@ async def test_input_headers_rows_and_logs_of_a_node_worker_arrive(recorded, own
     assert recorded.logs == [(number, f"{level}\nsecond line") for number, level in enumerate(levels, 1)]
 
 
-async def test_a_thousand_rows_pushed_without_waiting_arrive_in_order(recorded, own_network, node_sdk) -> None:
+async def test_a_thousand_rows_pushed_without_waiting_arrive_in_order(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     program = "await Promise.all(Array.from({ length: 1000 }, (_, n) => result.pushData({ n, text: 'x'.repeat(n) })));"
     await run(own_network, node_sdk, program)
     assert [json.loads(row)["n"] for row in recorded.rows] == list(range(1000))
 
 
-async def test_large_rows_and_a_large_input_cross_the_flow_control_windows(recorded, own_network, node_sdk) -> None:
+async def test_large_rows_and_a_large_input_cross_the_flow_control_windows(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     recorded.given_input = json.dumps({"text": "x" * (10 << 20)})
     program = """
     const { text } = await parameter.getInputJSONObject();
@@ -73,7 +79,9 @@ async def test_large_rows_and_a_large_input_cross_the_flow_control_windows(recor
     assert [len(json.loads(row)["text"]) for row in recorded.rows] == [10 << 20] * 3
 
 
-async def test_a_row_above_the_limit_rejects_with_resource_exhausted(recorded, own_network, node_sdk) -> None:
+async def test_a_row_above_the_limit_rejects_with_resource_exhausted(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     program = """
     await result.pushData({ text: 'x'.repeat(65 << 20) }).catch((error) => console.log(error.code));
     await result.pushData({ after: 1 });
@@ -82,13 +90,17 @@ async def test_a_row_above_the_limit_rejects_with_resource_exhausted(recorded, o
     assert recorded.rows == ['{"after":1}']
 
 
-async def test_a_refused_row_rejects_with_its_message(recorded, own_network, node_sdk) -> None:
+async def test_a_refused_row_rejects_with_its_message(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     recorded.outcome = PushOutcome(7, "the run has reached its row limit")
     program = "await result.pushData({}).catch((error) => console.log(error.message));"
     assert await run(own_network, node_sdk, program) == "the run has reached its row limit\n"
 
 
-async def test_upserts_carry_the_reserved_members_and_bad_keys_reject(recorded, own_network, node_sdk) -> None:
+async def test_upserts_carry_the_reserved_members_and_bad_keys_reject(
+    recorded: RecordedSubtask, own_network: OwnNetwork, node_sdk: Path
+) -> None:
     program = """
     await result.upsertData({ id: true, x: 1.0 }, 'id');
     for (const [row, key] of [[{ a: 1 }, ''], [{ a: 1 }, undefined], [{ a: 1 }, 'b'], [null, 'a'], [{}, 'toString']]) {

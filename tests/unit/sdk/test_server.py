@@ -5,18 +5,21 @@ import json
 import logging
 import socket
 
+import pytest
+from sdk_actors import Connect, RecordedSubtask, Serve
+
 from clawplane.sdk.server import SdkServer
 
 from raw_client import DATA, END_HEADERS, GOAWAY, HEADERS, RST_STREAM, frame, message  # isort: skip
 
 
-async def test_stop_may_come_twice_and_before_start(recorded) -> None:
+async def test_stop_may_come_twice_and_before_start(recorded: RecordedSubtask) -> None:
     server = SdkServer(recorded)
     await server.stop()
     await server.stop()
 
 
-async def test_a_stopped_server_leaves_its_port_and_no_task(serve, recorded) -> None:
+async def test_a_stopped_server_leaves_its_port_and_no_task(serve: Serve, recorded: RecordedSubtask) -> None:
     server, port = await serve()
     await server.stop()
     with socket.socket() as probe:
@@ -24,7 +27,9 @@ async def test_a_stopped_server_leaves_its_port_and_no_task(serve, recorded) -> 
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_rows_still_in_the_socket_are_served_while_stopping(serve, connect, recorded) -> None:
+async def test_rows_still_in_the_socket_are_served_while_stopping(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve()
     client = await connect(port)
     client.send(client.call(1, b"0"))
@@ -35,7 +40,9 @@ async def test_rows_still_in_the_socket_are_served_while_stopping(serve, connect
     assert recorded.rows == ["0", *map(str, range(3, 40, 2))]
 
 
-async def test_stopping_tells_clients_to_go_and_drops_those_that_stay(serve, connect, recorded) -> None:
+async def test_stopping_tells_clients_to_go_and_drops_those_that_stay(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     server, port = await serve()
     client = await connect(port)
     client.send(client.call(1))
@@ -45,7 +52,9 @@ async def test_stopping_tells_clients_to_go_and_drops_those_that_stay(serve, con
     assert await client.next() is None
 
 
-async def test_stopping_ends_a_call_that_waits_with_unavailable(serve, connect, recorded) -> None:
+async def test_stopping_ends_a_call_that_waits_with_unavailable(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     recorded.hold = asyncio.Event()
     server, port = await serve()
     client = await connect(port)
@@ -59,7 +68,9 @@ async def test_stopping_ends_a_call_that_waits_with_unavailable(serve, connect, 
     assert "the subtask is being stopped" in status
 
 
-async def test_a_push_that_waits_holds_back_its_worker_and_nobody_else(serve, connect, recorded) -> None:
+async def test_a_push_that_waits_holds_back_its_worker_and_nobody_else(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     recorded.hold = asyncio.Event()
     _, port = await serve()
     client = await connect(port)
@@ -70,7 +81,9 @@ async def test_a_push_that_waits_holds_back_its_worker_and_nobody_else(serve, co
     assert "'grpc-status': '0'" in await client.status(1)
 
 
-async def test_calls_sent_together_begin_in_the_order_of_arrival(serve, connect, recorded) -> None:
+async def test_calls_sent_together_begin_in_the_order_of_arrival(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port)
     client.send(*[client.call(stream, str(stream).encode()) for stream in range(1, 60, 2)])
@@ -78,7 +91,9 @@ async def test_calls_sent_together_begin_in_the_order_of_arrival(serve, connect,
     assert recorded.rows == [str(stream) for stream in range(1, 60, 2)]
 
 
-async def test_bytes_that_come_one_by_one_make_the_same_calls(serve, connect, recorded) -> None:
+async def test_bytes_that_come_one_by_one_make_the_same_calls(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port, greet=False)
     whole = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + client.call(1, b"slow")
@@ -89,7 +104,9 @@ async def test_bytes_that_come_one_by_one_make_the_same_calls(serve, connect, re
     assert recorded.rows == ["slow"]
 
 
-async def test_a_call_whose_client_left_is_served_and_its_room_given_back(serve, connect, recorded) -> None:
+async def test_a_call_whose_client_left_is_served_and_its_room_given_back(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     recorded.hold = asyncio.Event()
     server, port = await serve()
     client = await connect(port)
@@ -104,7 +121,9 @@ async def test_a_call_whose_client_left_is_served_and_its_room_given_back(serve,
     assert "'grpc-status': '0'" in await client.status(3)
 
 
-async def test_an_input_with_no_window_to_send_it_waits_for_the_client(serve, connect, recorded) -> None:
+async def test_an_input_with_no_window_to_send_it_waits_for_the_client(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     recorded.given_input = json.dumps({"text": "x" * 100_000})
     _, port = await serve()
     client = await connect(port, settings=b"\0\4\0\0\x10\0")  # a first window of 4096
@@ -123,7 +142,7 @@ async def test_an_input_with_no_window_to_send_it_waits_for_the_client(serve, co
 
 
 async def test_a_broken_port_of_the_platform_is_logged_and_the_worker_gets_internal(
-    serve, connect, recorded, caplog
+    serve: Serve, connect: Connect, recorded: RecordedSubtask, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded.failure = ValueError("details for the operator")
     _, port = await serve()
@@ -136,7 +155,9 @@ async def test_a_broken_port_of_the_platform_is_logged_and_the_worker_gets_inter
     assert "details for the operator" in caplog.text
 
 
-async def test_too_many_columns_are_a_response_code_and_not_a_failure(serve, connect, recorded) -> None:
+async def test_too_many_columns_are_a_response_code_and_not_a_failure(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port)
     header = b"\x0a\x00" * 5000
@@ -150,7 +171,9 @@ async def test_too_many_columns_are_a_response_code_and_not_a_failure(serve, con
     assert b"more than 4096 columns" in answer.payload
 
 
-async def test_padding_priorities_and_unknown_frames_do_no_harm(serve, connect, recorded) -> None:
+async def test_padding_priorities_and_unknown_frames_do_no_harm(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
     _, port = await serve()
     client = await connect(port)
     head = b"\x03" + b"\0\0\0\0\x10" + client.request() + b"\0" * 3
