@@ -16,8 +16,8 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLAWPLANE = PROJECT / ".venv" / "bin" / "clawplane"
-WORKER = PROJECT / "examples" / "python-stdlib"
-INPUT = '{"modules": ["json", "http", "asyncio", "email"]}'
+WORKER = PROJECT / "examples" / "python-library-survey"
+INPUT = '{"modules": ["json*", "http*", "asyncio*", "email*"]}'
 
 
 def free_port() -> int:

@@ -44,7 +44,8 @@ from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
 from clawplane.runner.settings import RunnerSettings
 from clawplane.sandbox.probe import probe
-
+from clawplane.sdk.scaffold import ScaffoldError
+from clawplane.sdk.scaffold import scaffold as write_scaffold
 from clawplane.settings import Connection, RunnerDaemonSettings, Secret, ServeSettings, write_connection
 from clawplane.store.store import open_store
 
@@ -254,11 +255,9 @@ def doctor() -> list[dict[str, Any]]:
 def scaffold(language: str, name: str, target: Path) -> list[Path]:
     """Write a new Worker; raises InvalidArgument when that would overwrite something."""
     try:
-        from clawplane.sdk import scaffold as scaffolding
-
-        return scaffolding.scaffold(language, name, target)
-    except (ValueError, OSError) as error:
-        raise InvalidArgument(str(error), hint="Choose another name, or remove the directory.") from None
+        return write_scaffold(language, name, target)
+    except ScaffoldError as error:
+        raise InvalidArgument(f"{error}.") from None
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
