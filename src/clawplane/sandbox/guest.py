@@ -58,6 +58,7 @@ class GuestProcess(Process):
         self._pidfd: int | None = None
         self._end_report: report.Ended | None = None
         self._failure = ""
+        self._wanted: signal.Signals | None = None
         self.born: asyncio.Future[None] = self._loop.create_future()
         """Done when the child has spoken or is certain never to."""
         self.prepared: asyncio.Future[None] = self._loop.create_future()
@@ -127,6 +128,7 @@ class GuestProcess(Process):
                 self.prepared.set_result(None)
             elif kind == report.READY:
                 self._mark_ready()
+                self._deliver()
             elif kind == report.EXIT:
                 self._end_report = report.decode_end(content)
                 return
@@ -141,8 +143,7 @@ class GuestProcess(Process):
             with contextlib.suppress(OSError):
                 self._group.attach(self.pid)
         self._set_born()
-        if self._cause is not None:
-            self._signal(signal.SIGKILL)
+        self._deliver()
 
     def _set_born(self) -> None:
         if not self.born.done():
@@ -191,7 +192,7 @@ class GuestProcess(Process):
             return "exit", ""
         if facts.out_of_memory:
             return "memory", self._explain("memory")
-        if self._failure or self._began is None:
+        if self._failure or (self._began is None and not self._output.anything_came):
             return "setup", self._failure or "the sandbox's zygote died before the program could start"
         if facts.too_many_processes:
             return "processes", self._explain("processes")
@@ -228,8 +229,14 @@ class GuestProcess(Process):
                 self._channel.shutdown(socket.SHUT_RDWR)
 
     def _signal(self, number: signal.Signals) -> None:
-        # during set-up there is nobody who would hear TERM
-        self._send(number if self._began is not None else signal.SIGKILL)
+        if self._wanted is not signal.SIGKILL:
+            self._wanted = number
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Send the wanted signal as soon as there is somebody to hear it: TERM is lost during set-up."""
+        if self._wanted is signal.SIGKILL or (self._wanted is not None and self._began is not None):
+            self._send(self._wanted)
 
     def _send(self, number: signal.Signals) -> None:
         if self._pidfd is not None:

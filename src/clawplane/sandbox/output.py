@@ -23,6 +23,7 @@ class Output:
         """Call `too_much` once more than `limit` bytes came; what is above it is dropped."""
         self._open = dict(pipes)
         self._left = limit
+        self.anything_came = False
         self._too_much = too_much
         self._lock = asyncio.Lock()
         self._wake: asyncio.Future[None] | None = None
@@ -91,6 +92,7 @@ class Output:
             if not block:
                 self._close(name)
                 continue
+            self.anything_came = True
             self._open[name] = self._open.pop(name)  # the other stream comes first next time
             return name, self._within_limit(block)
         return None

@@ -93,6 +93,7 @@ async def test_the_event_loop_keeps_turning_while_guests_start(guests: Any) -> N
 async def test_a_zygote_that_is_killed_takes_its_guests_along_and_comes_back(guests: Any) -> None:
     process = await guests.start_python("import time; print('up', flush=True); time.sleep(600)")
     await guests.read_until(process, b"up")
+    await process.ready()
     os.kill(guests.zygote.pid, signal.SIGKILL)
     verdict = await asyncio.wait_for(process.wait(), 30)
     assert (verdict.reason, verdict.signal) == ("signal", signal.SIGKILL)
