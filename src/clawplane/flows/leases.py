@@ -66,7 +66,14 @@ class _Link:
         self.record = record
         self.connection = connection
         self.free: dict[str, int] = {}
+        self.unanswered: dict[JobId, str] = {}
+        """Offers on their way, with their capability: the runner's own count of free slots cannot include them yet."""
         self.draining = False
+        self.heard_at = now
+
+    def said_free(self, free: dict[str, int], now: int) -> None:
+        on_their_way = list(self.unanswered.values())
+        self.free = {caps: count - on_their_way.count(caps) for caps, count in free.items()}
         self.heard_at = now
 
     def wants(self, now: int) -> list[Want]:
@@ -151,8 +158,11 @@ class Leases:
     def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
         """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
         for lease in leases:
+            if not lease.confirmed:
+                self._forget_offer(lease.job, lease.fence)
             link = self._links.get(lease.runner)
             if link is not None:
+                link.unanswered.pop(lease.job, None)
                 link.connection.cancel(lease.job, lease.fence, reason)
 
     # Dispatch: links
@@ -208,16 +218,15 @@ class Leases:
         link = self._links.get(runner)
         if link is None:
             return
+        await self.free(runner, free)  # before anything is waited for: later words about slots must not be undone
         result = await self._queue.heartbeat(runner, held, now=self._clock.now_ms())
         self._tell(runner, link.connection, result)
-        await self.free(runner, free)
 
     async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
         """Note free slots by capability."""
         link = self._links.get(runner)
         if link is not None:
-            link.heard_at = self._clock.now_ms()
-            link.free = dict(free)
+            link.said_free(free, self._clock.now_ms())
             if link.wants(link.heard_at):
                 self._tick.set()
 
@@ -226,7 +235,9 @@ class Leases:
     async def confirm(self, runner: RunnerId, claim: Claim) -> bool:
         """Turn an offer into a lease; False when it is not this runner's any more."""
         now = self._clock.now_ms()
+        self._answered(runner, claim.job)
         if not await self._queue.confirm(claim, runner, now=now):
+            self._forget_offer(claim.job, claim.fence)
             return False
         job = await self._job(claim.job, runner)
         if job is not None:
@@ -237,14 +248,11 @@ class Leases:
         return True
 
     async def decline(self, runner: RunnerId, claim: Claim, reason: str) -> None:
-        """Give an offer back; this runner is asked again when it has said how many slots are free."""
-        job = self._jobs.get(claim.job)
-        link = self._links.get(runner)
-        if job is not None and link is not None:
-            link.free = {}
+        """Give an offer back; the slot it was meant for counts as taken until the runner speaks of its slots again."""
+        self._answered(runner, claim.job)
         _log.info("runner %s declined job %d: %s", runner, claim.job, reason)
         await self._queue.decline(claim, runner, now=self._clock.now_ms())
-        self._jobs.pop(claim.job, None)
+        self._forget_offer(claim.job, claim.fence)
         self._wakeups.notify(channels.READY)
 
     async def ship(self, runner: RunnerId, batch: Batch) -> AppendResult:
@@ -325,8 +333,19 @@ class Leases:
             await self._give_back(job, offer.runner, now)
             return
         caps = _caps_of(offer.kind)
-        link.free[caps] = max(0, link.free.get(caps, 0) - 1)
+        link.free[caps] = link.free.get(caps, 0) - 1
+        link.unanswered[offer.job] = caps
         link.connection.offer(offer, OFFER_MS)
+
+    def _answered(self, runner: RunnerId, job: JobId) -> None:
+        link = self._links.get(runner)
+        if link is not None:
+            link.unanswered.pop(job, None)
+
+    def _forget_offer(self, job_id: JobId, fence: int) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None and job.claim is not None and job.claim.fence == fence:
+            del self._jobs[job_id]
 
     async def _give_back(self, job: _Job, runner: RunnerId, now: int) -> None:
         claim, job.claim = job.claim, None
@@ -352,6 +371,7 @@ class Leases:
         job = self._jobs.pop(lost.job, None)
         link = self._links.get(lost.runner)
         if link is not None:
+            link.unanswered.pop(lost.job, None)
             link.connection.drop(lost.job, lost.fence, f"The lease is over: {lost.end}.")
         if job is not None:
             self._wake_subject(job)

@@ -96,7 +96,7 @@ async def test_a_large_run_does_not_starve_the_one_after_it(tmp_path: Path) -> N
 
 async def test_a_declined_job_goes_elsewhere_until_the_runner_speaks_of_slots_again(tmp_path: Path) -> None:
     async with plane(tmp_path) as here:
-        first = await ready(here)
+        first = await ready(here, slots={"workers": 1, "builds": 1})
         await start(here)
         offer = await first.next_offer()
         second = here.runner()
@@ -105,6 +105,34 @@ async def test_a_declined_job_goes_elsewhere_until_the_runner_speaks_of_slots_ag
         again = await second.next_offer()
         assert (again.job, again.fence > offer.fence) == (offer.job, True)
         assert first.offers.empty()
+
+
+async def test_a_count_of_slots_said_before_an_offer_arrived_leads_to_no_offer_too_many(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here:
+        runner = await ready(here, slots={"workers": 1, "builds": 1})
+        await start(here)
+        offer = await runner.next_offer()
+        await start(here)
+        await here.flows.leases.free(runner.id, {"workers": 1})  # said while the offer was on its way
+        await here.flows.leases.confirm(runner.id, claim(offer))
+        await asyncio.sleep(0.05)
+        assert runner.offers.empty()
+        await here.flows.leases.free(runner.id, {"workers": 1})
+        assert (await runner.next_offer()).job != offer.job
+
+
+async def test_an_offer_that_was_cancelled_before_it_was_taken_is_forgotten(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here:
+        runner = await ready(here, slots={"workers": 1, "builds": 1})
+        run = await start(here)
+        offer = await runner.next_offer()
+        await here.flows.runs.abort(CALLER, run.slug)
+        assert [job for job, _, _ in runner.cancels] == [offer.job]
+        assert not await here.flows.leases.confirm(runner.id, claim(offer))
+        assert here.flows.leases._jobs == {}
+        await start(here)
+        await here.flows.leases.free(runner.id, {"workers": 1})
+        await runner.next_offer()
 
 
 async def test_what_a_runner_was_only_offered_goes_elsewhere_when_its_link_closes(tmp_path: Path) -> None:
