@@ -24,7 +24,6 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.ids import JobId, RunnerId, RunSlug
 from clawplane.domain.leases import (
-    HEARTBEAT_EVERY_MS,
     OFFER_MS,
     SILENCE_MS,
     Claim,
@@ -35,7 +34,6 @@ from clawplane.domain.leases import (
     Offer,
     Outcome,
     RunnerRecord,
-    Want,
 )
 from clawplane.domain.ports import (
     AppendResult,
@@ -51,54 +49,11 @@ from clawplane.domain.runs import MIN_VISIBLE_MS
 from clawplane.flows import channels, closing
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
+from clawplane.flows.runner_links import OfferedJob, RunnerLink, capability_of, record_of
 
 _log = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 1.0
-_STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
-"""A runner that has missed its heartbeat is offered nothing until it is heard again."""
-
-
-class _Link:
-    """One connected runner."""
-
-    def __init__(self, record: RunnerRecord, connection: RunnerConnection, now: int) -> None:
-        self.record = record
-        self.connection = connection
-        self.free: dict[str, int] = {}
-        self.unanswered: dict[JobId, str] = {}
-        """Offers on their way, with their capability: the runner's own count of free slots cannot include them yet."""
-        self.draining = False
-        self.heard_at = now
-
-    def said_free(self, free: dict[str, int], now: int) -> None:
-        on_their_way = list(self.unanswered.values())
-        self.free = {caps: count - on_their_way.count(caps) for caps, count in free.items()}
-        self.heard_at = now
-
-    def wants(self, now: int) -> list[Want]:
-        """Return what this runner can take; nothing while it is silent, for its link may outlive it for minutes."""
-        if self.draining or now - self.heard_at > _STALLED_MS:
-            return []
-        offered = self.record.capabilities
-        return [
-            Want(runner=self.record.id, caps=caps, count=count)
-            for caps, count in self.free.items()
-            if count > 0 and caps in offered
-        ]
-
-
-class _Job:
-    """What is remembered of a job that was offered here."""
-
-    def __init__(self, kind: JobKind, subject: str, runner: RunnerId, timeout_ms: int, offered_at: int) -> None:
-        self.kind = kind
-        self.subject = subject
-        self.runner = runner
-        self.timeout_ms = timeout_ms
-        self.offered_at = offered_at
-        self.claim: Claim | None = None
-        """Set while the offer is not confirmed."""
 
 
 class Leases:
@@ -110,8 +65,8 @@ class Leases:
         self._environments = environments
         self._wakeups = wakeups
         self._clock = clock
-        self._links: dict[RunnerId, _Link] = {}
-        self._jobs: dict[JobId, _Job] = {}
+        self._links: dict[RunnerId, RunnerLink] = {}
+        self._jobs: dict[JobId, OfferedJob] = {}
         self._tick = asyncio.Event()
         self._expiry = Expiry(queue, clock, self._expired)
         self._tasks: list[asyncio.Task[None]] = []
@@ -172,11 +127,11 @@ class Leases:
     ) -> list[tuple[JobId, int, int]]:
         """Greet a runner; a link of the same runner that is still open is replaced."""
         previous = self._links.get(runner.id)
-        self._links[runner.id] = _Link(runner, connection, self._clock.now_ms())
+        self._links[runner.id] = RunnerLink(runner, connection, self._clock.now_ms())
         if previous is not None:
             previous.connection.close("The same runner has connected again.")
         now = self._clock.now_ms()
-        await self._queue.upsert_runner(_record(runner, connected=True, draining=False, now=now))
+        await self._queue.upsert_runner(record_of(runner, connected=True, draining=False, now=now))
         views = {(view.job, view.fence): view for view in await self._queue.leases(runner.id)}
         held_set = set(held)
         for key, view in views.items():
@@ -203,7 +158,7 @@ class Leases:
         now = self._clock.now_ms()
         for job in [job for job in self._jobs.values() if job.runner == runner and job.claim is not None]:
             await self._give_back(job, runner, now)
-        await self._queue.upsert_runner(_record(link.record, connected=False, draining=link.draining, now=now))
+        await self._queue.upsert_runner(record_of(link.record, connected=False, draining=link.draining, now=now))
 
     async def draining(self, runner: RunnerId) -> None:
         """Offer this runner nothing more."""
@@ -211,7 +166,7 @@ class Leases:
         if link is not None:
             link.draining = True
             now = self._clock.now_ms()
-            await self._queue.upsert_runner(_record(link.record, connected=True, draining=True, now=now))
+            await self._queue.upsert_runner(record_of(link.record, connected=True, draining=True, now=now))
 
     async def heartbeat(self, runner: RunnerId, held: Sequence[tuple[JobId, int]], free: dict[str, int]) -> None:
         """Note a sign of life; drops and cancels go out on the link."""
@@ -324,7 +279,7 @@ class Leases:
 
     async def _send(self, offer: Offer) -> None:
         now = self._clock.now_ms()
-        job = _Job(offer.kind, offer.subject, offer.runner, offer.timeout_ms, now)
+        job = OfferedJob(offer.kind, offer.subject, offer.runner, offer.timeout_ms, now)
         job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
         self._jobs[offer.job] = job
         self._expiry.not_later_than(now + OFFER_MS)
@@ -332,7 +287,7 @@ class Leases:
         if link is None or link.draining:  # it left while the offer was being stored
             await self._give_back(job, offer.runner, now)
             return
-        caps = _caps_of(offer.kind)
+        caps = capability_of(offer.kind)
         link.free[caps] = link.free.get(caps, 0) - 1
         link.unanswered[offer.job] = caps
         link.connection.offer(offer, OFFER_MS)
@@ -347,7 +302,7 @@ class Leases:
         if job is not None and job.claim is not None and job.claim.fence == fence:
             del self._jobs[job_id]
 
-    async def _give_back(self, job: _Job, runner: RunnerId, now: int) -> None:
+    async def _give_back(self, job: OfferedJob, runner: RunnerId, now: int) -> None:
         claim, job.claim = job.claim, None
         if claim is not None:
             self._jobs.pop(claim.job, None)
@@ -386,7 +341,7 @@ class Leases:
         for job, fence, reason in result.cancels:
             connection.cancel(job, fence, reason)
 
-    async def _job(self, job_id: JobId, runner: RunnerId) -> _Job | None:
+    async def _job(self, job_id: JobId, runner: RunnerId) -> OfferedJob | None:
         """Return what is known of a job; after a restart of this process the store knows it."""
         known = self._jobs.get(job_id)
         if known is None:
@@ -395,13 +350,13 @@ class Leases:
                     known = self._remember(view, 0)
         return known
 
-    def _remember(self, view: LeaseView, offered_at: int) -> _Job:
+    def _remember(self, view: LeaseView, offered_at: int) -> OfferedJob:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
-        job = _Job(view.kind, view.subject, view.runner, timeout_ms or FOREVER_MS, offered_at)
+        job = OfferedJob(view.kind, view.subject, view.runner, timeout_ms or FOREVER_MS, offered_at)
         self._jobs[view.job] = job
         return job
 
-    async def _until_visible(self, job: _Job) -> None:
+    async def _until_visible(self, job: OfferedJob) -> None:
         """Wait until the run is MIN_VISIBLE_MS old; a job offered longer ago than that needs no look at the run."""
         if self._clock.now_ms() - job.offered_at >= MIN_VISIBLE_MS:
             return
@@ -411,28 +366,10 @@ class Leases:
             if wait_ms > 0:
                 await asyncio.sleep(wait_ms / 1000)
 
-    def _wake_subject(self, job: _Job) -> None:
+    def _wake_subject(self, job: OfferedJob) -> None:
         if job.kind is JobKind.SUBTASK:
             self._wakeups.notify(channels.run(RunSlug(job.subject)))
         else:
             self._wakeups.notify(channels.version(job.subject))
         self._wakeups.notify(channels.log(job.subject))
         self._wakeups.notify(channels.EVENTS)
-
-
-def _record(runner: RunnerRecord, *, connected: bool, draining: bool, now: int) -> RunnerRecord:
-    return RunnerRecord(
-        id=runner.id,
-        name=runner.name,
-        version=runner.version,
-        capabilities=runner.capabilities,
-        labels=runner.labels,
-        slots=runner.slots,
-        connected=connected,
-        last_seen=now,
-        draining=draining,
-    )
-
-
-def _caps_of(kind: JobKind) -> str:
-    return "builds" if kind is JobKind.BUILD else "workers"
