@@ -62,7 +62,7 @@ def test_a_go_binary_pushes_and_upserts(plane: Any, go_packer: ModuleType, tmp_p
     package = _built(go_packer, SAMPLES / "go-source", tmp_path)
     pushed = plane.json("workers", "push", str(package))
     assert pushed["status"] == "ready", pushed
-    run = plane.run(pushed["path"], url=[{"url": "https://a.example"}], max_results=6)
+    run = plane.run(pushed["path"], urls=[{"url": "https://a.example"}], max_results=6)
     assert (run["status"], run["results"]) == ("succeeded", 7), plane.log(run["slug"])
 
 
