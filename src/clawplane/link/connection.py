@@ -142,9 +142,9 @@ class Link:
         self._said.set()
         return accepted
 
-    def free(self, free: dict[str, int]) -> None:
-        """Tell how many slots are free now."""
-        self._side.free(free)
+    def free(self, free: dict[str, int], *, tell: bool = True) -> None:
+        """Note how many slots are free now; `tell` when more are than the control plane can know."""
+        self._side.free(free, tell=tell)
         self._said.set()
 
     def drain(self) -> None:

@@ -149,10 +149,11 @@ class RunnerSide:
         self._end_when_stored(held)
         return True
 
-    def free(self, free: dict[str, int]) -> None:
-        """Tell how many slots are free now."""
+    def free(self, free: dict[str, int], *, tell: bool = True) -> None:
+        """Note how many slots are free now; heartbeats say it, and a Free at once when `tell`."""
         self._free = dict(free)
-        self._say(Free(free=self._free))
+        if tell:
+            self._say(Free(free=self._free))
 
     def drain(self) -> None:
         """Ask for no more offers, now and after every reconnect."""

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Literal, Protocol, TypeVar
 
+from clawplane.domain.batches import ERROR
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.runner.jobs.job import CannotPrepare, Job
@@ -97,7 +98,7 @@ class Attempt:
                 if not await self._unless_ended(lambda: _result(preparing)):
                     return self._ended_early()
             except CannotPrepare as problem:
-                self.shipper.say(f"SYSTEM: {problem}")
+                self.shipper.say(f"SYSTEM: {problem}", ERROR)
                 return _setup(str(problem))
             self._running = True
             return await self._job.run()

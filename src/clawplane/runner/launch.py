@@ -161,6 +161,8 @@ async def _ended(process: Process) -> AsyncIterator[Process]:
         if process.alive:
             process.kill()
             await asyncio.shield(process.wait())
+        for listener in process.listeners.values():
+            listener.close()  # whoever served one has closed it already, which does no harm
 
 
 def _versions(environment: Environment) -> Versions | None:

@@ -158,6 +158,7 @@ class Runner:
             self.link.decline(offer, "no slot is free")
             self.link.free(self._slots.free)
             return
+        self.link.free(self._slots.free, tell=False)
         for key in [key for key in self._attempts if key[0] == offer.job]:
             self._forget(key, Attempt.drop)  # whoever offers it again has taken the earlier lease back
         key = (offer.job, offer.fence)

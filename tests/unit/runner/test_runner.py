@@ -314,3 +314,18 @@ class TestSilence:
         again = await running(plane, bench)
         again.finish()
         await plane.ended(again.offer)
+
+    async def test_heartbeats_do_not_offer_slots_that_are_taken(self, start_runner, plane, bench) -> None:
+        free: list[dict[str, int]] = []
+        real_heartbeat = plane.heartbeat
+
+        async def heartbeat(runner, held, slots) -> None:
+            free.append(slots)
+            await real_heartbeat(runner, held, slots)
+
+        plane.heartbeat = heartbeat
+        await start_runner(bench)
+        await running(plane, bench)
+        free.clear()
+        await plane.changes.until(lambda: len(free) > 1, "heartbeats")
+        assert free[-1] == {"workers": 1, "builds": 1}

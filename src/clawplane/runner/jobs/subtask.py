@@ -30,6 +30,7 @@ from clawplane.runner.launch import started
 from clawplane.runner.lines import LineReader
 from clawplane.runner.shipping import LeaseLost, Shipper
 from clawplane.runner.workshop import Workshop
+from clawplane.sandbox.launch import SandboxUnavailable
 from clawplane.sandbox.policy import Verdict
 from clawplane.sandbox.process import Process
 from clawplane.sdk.server import SdkServer
@@ -75,12 +76,18 @@ class SubtaskJob:
         words = LastWords()
         if self._unwanted:
             return outcome(Verdict("aborted"), self._guest.policy.limits, words)
-        async with self._started(self._guest, self._environment) as process:
-            self._process = process
-            if self._ended_meanwhile():
-                process.kill()
-            verdict = await process.ready() or await self._serve(process, words)
-        return outcome(verdict, self._guest.policy.limits, words)
+        try:
+            async with self._started(self._guest, self._environment) as process:
+                self._process = process
+                if self._ended_meanwhile():
+                    process.kill()
+                verdict = await process.ready() or await self._serve(process, words)
+        except (SandboxUnavailable, OSError) as error:
+            verdict = Verdict("setup", detail=f"The sandbox could not be started: {error}")
+        ended = outcome(verdict, self._guest.policy.limits, words)
+        if not ended.succeeded:
+            self._shipper.say(f"SYSTEM: Subtask-[{self._id}] - Failed: {ended.message}.", ERROR)
+        return ended
 
     def stop(self) -> None:
         """Terminate, and kill after the grace period."""
