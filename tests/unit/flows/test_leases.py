@@ -10,7 +10,7 @@ import pytest
 from plane import Plane, ScriptedRunner, claim, plane
 
 from clawplane.domain.access import Caller, Scope
-from clawplane.domain.clock import SystemClock
+from clawplane.domain.clock import ManualClock, SystemClock
 from clawplane.domain.errors import StoreBusy
 from clawplane.domain.leases import AttemptEnd, Finish, JobKind, Outcome
 from clawplane.domain.lifecycle import RunStatus, VersionStatus
@@ -286,6 +286,21 @@ async def test_a_draining_runner_is_offered_nothing_more(tmp_path: Path) -> None
         await staying.next_offer()
         assert leaving.offers.empty()
         assert here.flows.leases.readiness() is None
+
+
+async def test_a_runner_that_missed_its_heartbeats_is_offered_nothing_until_it_is_heard_again(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with plane(tmp_path, clock=clock) as here:
+        silent = await ready(here)
+        clock.advance(7)
+        awake = here.runner()
+        await awake.connect()
+        await start(here)
+        await awake.next_offer()
+        assert silent.offers.empty()
+        await awake.disconnect()
+        await here.flows.leases.heartbeat(silent.id, [], silent.slots)
+        assert (await silent.next_offer()).attempt == 1
 
 
 async def test_a_subtask_that_the_runner_could_not_start_is_tried_again(tmp_path: Path) -> None:
