@@ -64,9 +64,11 @@ def package(files: Mapping[str, str | bytes] | None = None, **changed: str | byt
     for stem, text in changed.items():
         contents[next(name for name in contents if name.startswith(stem))] = text
     packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(packed, "w") as archive:
         for name, text in contents.items():
-            archive.writestr(name, text)
+            entry = zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0))  # the same bytes every time
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, text)
     return packed.getvalue()
 
 

@@ -194,7 +194,8 @@ class RunStarts:
         """Return what a run has cost, as a decimal string in USD; failed runs are free."""
         if run.status is RunStatus.FAILED or not run.cpu_ms:
             return "0.00"
-        return f"{run.cpu_ms / 1000 * self._limits.usd_per_cpu_second:.4f}"
+        digits = f"{run.cpu_ms / 1000 * self._limits.usd_per_cpu_second:.6f}".rstrip("0")
+        return digits + "0" * (2 - len(digits.partition(".")[2]))
 
     # pieces
 

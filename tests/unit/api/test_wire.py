@@ -258,7 +258,7 @@ async def test_a_run_in_each_state_has_exactly_the_documented_fields(world: Worl
     await world.runner.ship(offer, 1, rows=[{"title": "x"}])
     await world.runner.end(offer, cpu_ms=1_000_000)
     ended = await world.get(f"/worker-runs/{slug}")
-    assert (ended["status"], ended["results"], ended["usage"]) == ("succeeded", 1, "0.0200")
+    assert (ended["status"], ended["results"], ended["usage"]) == ("succeeded", 1, "0.02")
     assert ended["finished_at"] >= ended["started_at"]
     assert {name: type(value) for name, value in ended.items()} == RUN_FIELDS
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from plane import Plane, package, plane, spec_of
 
@@ -219,6 +220,12 @@ async def test_usage_is_cpu_time_at_its_price_and_failed_runs_are_free(tmp_path:
         assert usage(await here.flows.runs.wait(paid.slug, 5)) == "0.0217"
         assert usage(await here.flows.runs.wait(free.slug, 5)) == "0.00"
         assert usage(paid) == "0.00"
+        assert [usage(msgspec.structs.replace(paid, cpu_ms=ms)) for ms in (1, 500, 12_340, 3_000_000)] == [
+            "0.000001",
+            "0.0005",
+            "0.01234",
+            "3.00",
+        ]
 
 
 @pytest.mark.parametrize("url", ["ftp://x.test/", "nonsense", "http://", "https://x.test/\n", "http://" + "x" * 3000])
