@@ -49,6 +49,8 @@ class Waits:
 
     first_retry: float = 0.05
     retry: float = 1.0
+    eager_retry: float = 0.2
+    """Takes the place of `retry` until the first greeting: both ends may have been started together."""
     longest_retry: float = 30.0
     open_within: float = 10.0
     welcome_within: float = 15.0
@@ -58,10 +60,10 @@ class Waits:
     """A heartbeat that has no answer after this many periods means that the connection is dead."""
 
 
-def pauses(waits: Waits, chance: Callable[[], float] = random.random) -> Iterator[float]:
+def pauses(waits: Waits, chance: Callable[[], float] = random.random, *, eager: bool = False) -> Iterator[float]:
     """Yield how long to wait before each further attempt: at once, then 1 s doubling up to 30 s, with jitter."""
     yield waits.first_retry * chance()
-    pause = waits.retry
+    pause = waits.eager_retry if eager else waits.retry
     while True:
         yield pause * (0.5 + chance() / 2)
         pause = min(pause * 2, waits.longest_retry)
@@ -160,7 +162,7 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link until cancelled; raises LinkRefused when the first greeting ever is refused."""
-        attempts = pauses(self._waits)
+        attempts = pauses(self._waits, eager=True)
         try:
             while True:
                 greeted_before = self._greetings

@@ -473,6 +473,11 @@ def test_the_pauses_grow_from_at_once_to_thirty_seconds_with_jitter() -> None:
     assert [next(shortest) for _ in range(4)] == [0, 0.5, 1, 2]
 
 
+def test_before_the_first_greeting_the_pauses_begin_shorter() -> None:
+    eager = pauses(Waits(), chance=lambda: 1.0, eager=True)
+    assert [next(eager) for _ in range(4)] == [0.05, 0.2, 0.4, 0.8]
+
+
 @pytest.mark.parametrize(
     ("base", "expected"),
     [
