@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from clawplane.domain.clock import SystemClock
 from clawplane.domain.errors import Conflict
 from clawplane.domain.leases import JobKind
 from clawplane.domain.runs import RunSystem, SubtaskSpec
 from clawplane.domain.workers import Environment
 from clawplane.runner.daemon import run_runner
-from clawplane.runner.identity import runner_id
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="most Workers here are Node programs")
 
@@ -261,8 +259,3 @@ async def test_two_subtasks_at_once_speak_through_their_own_sdk(real_runner, pla
 async def test_a_second_runner_in_the_same_directory_is_refused(real_runner, settings) -> None:
     with pytest.raises(Conflict, match="Another runner"):
         await run_runner(settings)
-
-
-async def test_a_runner_keeps_its_id(settings) -> None:
-    settings.data.mkdir()
-    assert runner_id(settings.data, SystemClock()) == runner_id(settings.data, SystemClock())
