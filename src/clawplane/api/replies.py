@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from clawplane.api.calls import Call
 
@@ -29,4 +30,19 @@ def stream(
     """Return a body that is made while it is sent; for HEAD only its headers."""
     if call.request.method == "HEAD":
         return Response(media_type=media_type, headers=headers)
-    return StreamingResponse(chunks, media_type=media_type, headers=headers)
+    return _Stream(chunks, media_type=media_type, headers=headers)
+
+
+class _Stream(StreamingResponse):
+    """A stream whose source is closed with it, also when the client leaves: no listener, no cursor stays behind."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str] | None) -> None:
+        super().__init__(chunks, media_type=media_type, headers=headers)
+        self._chunks = chunks
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        finally:
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()

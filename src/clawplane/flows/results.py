@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -143,7 +143,7 @@ class Results:
 
     async def follow_log(
         self, subject: str, seq: int, ended: Ended, *, closes: bool = True
-    ) -> AsyncIterator[list[StoredLogLine]]:
+    ) -> AsyncGenerator[list[StoredLogLine], None]:
         """Yield log entries behind `seq` as they come until `ended` says so.
 
         An empty list now and then is a sign of life. `ended` is asked before the log is read, so that what was logged

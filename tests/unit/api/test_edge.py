@@ -24,14 +24,49 @@ async def here(tmp_path: Path) -> AsyncIterator[Plane]:
         yield opened
 
 
+class Server(uvicorn.Server):
+    """A server that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, *args: Any, **more: Any) -> None:
+        await super().startup(*args, **more)
+        self.listens.set()
+
+
+class AccessLog(logging.Handler):
+    """Wait for a line of the access log."""
+
+    def __init__(self, needle: str) -> None:
+        super().__init__()
+        self._needle = needle
+        self._seen = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._needle in record.getMessage():
+            self._seen.set()
+
+    async def __aenter__(self) -> AccessLog:
+        logging.getLogger("clawplane.access").addHandler(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await self._seen.wait()
+        finally:
+            logging.getLogger("clawplane.access").removeHandler(self)
+
+
 @asynccontextmanager
 async def served(here: Plane) -> AsyncIterator[tuple[str, int]]:
     """Yield host and port of the app on a real server."""
     config = uvicorn.Config(here.app, port=0, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
+    server = Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await server.listens.wait()
     yield server.servers[0].sockets[0].getsockname()[:2]
     server.should_exit = True
     await serving
@@ -220,13 +255,32 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_defect(
     caplog.set_level(logging.INFO, "clawplane.access")
     async with served(here) as address:
         _, writer = await asyncio.open_connection(*address)
-        writer.write(head("/api/v2/workers/x/runs", "Content-Length: 100") + b"{")
-        await writer.drain()
-        writer.close()
-        async with asyncio.timeout(5):
-            while not any(" 499 " in record.getMessage() for record in caplog.records):
-                await asyncio.sleep(0.01)
+        async with AccessLog(" 499 "):
+            writer.write(head("/api/v2/workers/x/runs", "Content-Length: 100") + b"{")
+            await writer.drain()
+            writer.close()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_client_that_stops_following_leaves_no_listener_behind(
+    here: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "clawplane.access")
+    runner = here.runner()
+    await runner.connect()
+    await here.worker(runner)
+    async with served(here) as address, here.client() as client:
+        body = {"input": {"parameters": {"custom": {"keywords": ["a"]}}}}
+        run = (await client.post("/api/v2/workers/owner~demo-worker/runs", json=body)).json()["data"]["run_slug"]
+        await runner.ship(await runner.take(), 1, logs=["first"])
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(head(f"/v1/runs/{run}/log?follow=1").replace(b"POST", b"GET"))
+        async with asyncio.timeout(5):
+            await reader.readuntil(b"first")
+        assert here.store.wakeups._channels[f"log:{run}"]
+        async with AccessLog(f"/v1/runs/{run}/log"):
+            writer.close()
+        assert not here.store.wakeups._channels[f"log:{run}"]
 
 
 async def test_metrics_count_requests_and_show_the_queue(here: Plane) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -17,6 +18,8 @@ from clawplane.flows.results import Ended
 NDJSON: Final = "application/x-ndjson"
 SSE: Final = "text/event-stream"
 _MAX_SEQ: Final = 2**53
+
+_Pages = AsyncGenerator[list[StoredLogLine], None]
 
 
 def wants_events(call: Call) -> bool:
@@ -41,22 +44,25 @@ def log_stream(call: Call, subject: str, ended: Ended, *, closes: bool) -> Respo
     return replies.stream(call, encoded, media_type=SSE if events else NDJSON, headers={"Cache-Control": "no-store"})
 
 
-async def _to_the_end(call: Call, subject: str, seq: int) -> AsyncIterator[list[StoredLogLine]]:
+async def _to_the_end(call: Call, subject: str, seq: int) -> _Pages:
     while lines := await call.flows.results.log_after(subject, seq):
         seq = lines[-1].seq
         yield lines
 
 
-async def _ndjson(pages: AsyncIterator[list[StoredLogLine]]) -> AsyncIterator[bytes]:
-    async for lines in pages:
-        # an empty page is a sign of life: a blank line, which readers of NDJSON skip
-        yield b"".join(msgspec.json.encode(shapes.log_line(line)) + b"\n" for line in lines) or b"\n"
+async def _ndjson(pages: _Pages) -> AsyncIterator[bytes]:
+    async with aclosing(pages):
+        async for lines in pages:
+            # an empty page is a sign of life: a blank line, which readers of NDJSON skip
+            yield b"".join(msgspec.json.encode(shapes.log_line(line)) + b"\n" for line in lines) or b"\n"
 
 
-async def _events(pages: AsyncIterator[list[StoredLogLine]]) -> AsyncIterator[bytes]:
-    async for lines in pages:
-        yield (
-            b"".join(b"id: %d\ndata: %s\n\n" % (line.seq, msgspec.json.encode(shapes.log_line(line))) for line in lines)
-            or b": alive\n\n"
-        )
+async def _events(pages: _Pages) -> AsyncIterator[bytes]:
+    async with aclosing(pages):
+        async for lines in pages:
+            yield b"".join(map(_event, lines)) or b": alive\n\n"
     yield b"event: end\ndata: {}\n\n"
+
+
+def _event(line: StoredLogLine) -> bytes:
+    return b"id: %d\ndata: %s\n\n" % (line.seq, msgspec.json.encode(shapes.log_line(line)))
