@@ -28,5 +28,5 @@ def configure(level: str, *, name: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LEVELS.get(level.lower(), logging.INFO))
-    for noisy in ("httpx", "httpcore", "websockets", "asyncio", "hpack"):
+    for noisy in ("httpx", "httpcore", "websockets", "asyncio", "hpack", "uvicorn"):
         logging.getLogger(noisy).setLevel(max(root.level, logging.WARNING))

@@ -160,8 +160,8 @@ def _within(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def _log_level(given: str | None, environment: Mapping[str, str]) -> str:
-    level = (given or environment.get("CLAWPLANE_LOG") or "info").lower()
+def _log_level(given: str | None, environment: Mapping[str, str], *, default: str = "info") -> str:
+    level = (given or environment.get("CLAWPLANE_LOG") or default).lower()
     if level not in LEVELS:
         hint = f"Use one of {', '.join(LEVELS)}."
         raise InvalidArgument(f"{'--log' if given else 'CLAWPLANE_LOG'} is no log level: {level!r}.", hint=hint)
@@ -204,9 +204,13 @@ def serve_settings(
     bind: str | None = None,
     port: int | None = None,
     log_level: str | None = None,
+    quiet: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> ServeSettings:
-    """Read the control plane's settings from flags (None = not given) and the environment."""
+    """Read the control plane's settings from flags (None = not given) and the environment.
+
+    `quiet` logs warnings only, unless the operator says otherwise.
+    """
     env = os.environ if environment is None else environment
     key = env.get("CLAWPLANE_API_KEY")
     public = env.get("CLAWPLANE_PUBLIC_URL")
@@ -228,7 +232,7 @@ def serve_settings(
         max_body=whole_number(env, "CLAWPLANE_MAX_BODY_BYTES", 8 * MIB, low=1024, high=1 << 30),
         month_rule=_switch(env, "CLAWPLANE_MONTH_RULE"),
         link_lifetime=whole_number(env, "CLAWPLANE_LINK_SECONDS", 3600, low=1, high=30 * 86_400),
-        log_level=_log_level(log_level, env),
+        log_level=_log_level(log_level, env, default="warning" if quiet else "info"),
     )
 
 

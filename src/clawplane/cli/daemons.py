@@ -77,7 +77,7 @@ def up(
     Example: `clawplane up --data /srv/clawplane --bind 0.0.0.0 --port 8080`
     """
     try:
-        settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
+        settings = serve_settings(data=data, bind=bind, port=port, log_level=log, quiet=True)
         settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         token_file = settings.data / "runner-token"
         if not token_file.exists():

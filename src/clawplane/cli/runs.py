@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -14,9 +13,9 @@ from cyclopts import App, Parameter
 from clawplane.cli import exporting
 from clawplane.cli.connection import Api, connect, tell_lost
 from clawplane.cli.ending import run
-from clawplane.cli.output import FAILED, log_text, plain, say, show_json, show_table, size, tell
+from clawplane.cli.log_printer import LogPrinter
+from clawplane.cli.output import FAILED, plain, say, show_json, show_table, size, tell
 from clawplane.cli.progress import progress
-from clawplane.client.following import LogEntry
 from clawplane.client.runs import Run
 from clawplane.domain.errors import InvalidArgument
 
@@ -24,8 +23,6 @@ app = App(name="runs", help="Start, watch, read and export runs.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
 Format = Literal["csv", "json", "jsonl"]
-_LEVELS = {1: "debug", 2: "info", 3: "warn", 4: "error"}
-_LATEST_MOMENT = 253_402_300_799_000
 _EXAMPLE = 'Give an object, such as {"n": 1}.'
 
 
@@ -62,11 +59,11 @@ async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
     """Follow a run to its end and return it."""
     try:
         with progress(f"Running {slug}", quiet=quiet or show_log) as bar:
-            count = 0
+            count, printer = 0, LogPrinter()
             async for entry in api.runs.follow(slug, on_lost=tell_lost(bar.note)):
                 count += 1
                 if show_log:
-                    _print_entry(entry)
+                    printer.show(entry)
                 else:
                     bar.update(f"Running {slug}", f"{count} log lines")
             return await api.runs.show(slug)
@@ -74,13 +71,6 @@ async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
         if not quiet:
             say(f"{slug} goes on. Follow it with `clawplane runs logs {slug} -f`, end it with `... abort {slug}`.")
         raise
-
-
-def _print_entry(entry: LogEntry) -> None:
-    moment = datetime.fromtimestamp(min(max(entry["timestamp"], 0), _LATEST_MOMENT) / 1000, UTC)
-    level = _LEVELS.get(entry["type"], "info")
-    sys.stdout.write(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d} {level:<5} {log_text(entry['content'])}\n")
-    sys.stdout.flush()
 
 
 def _summary(item: Run) -> str:
@@ -272,11 +262,12 @@ def logs(
         async with connect() as api:
             item = await api.runs.show(slug)
             entries = api.runs.follow(item["slug"], on_lost=tell_lost(say)) if follow else api.runs.log(item["slug"])
+            printer = LogPrinter()
             async for entry in entries:
                 if json:
-                    show_json(entry)
+                    printer.write(msgspec.json.encode(entry).decode())
                 else:
-                    _print_entry(entry)
+                    printer.show(entry)
 
     run(work())
 

@@ -225,8 +225,9 @@ class Http:
         raise _refusal(answer, status, coreclaw=response.request.url.path.startswith("/api/"))
 
 
-def _given(query: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (query or {}).items() if value is not None}
+def _given(query: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the parameters that are set; None, not an empty object, keeps the query that a path brings along."""
+    return {name: value for name, value in (query or {}).items() if value is not None} or None
 
 
 def _refusal(answer: dict[str, Any], status: int, *, coreclaw: bool) -> ClawplaneError:
