@@ -170,3 +170,5 @@ class Operation:
     data: object = None
     media: str = "application/json"
     published: bool = True
+    offered: bool = True
+    """False for an operation of the wire that answers 501 here."""

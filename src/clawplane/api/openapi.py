@@ -32,6 +32,7 @@ _ERROR: Final[dict[str, Any]] = {
         "hint": {"type": "string"},
     },
 }
+_ERROR_CONTENT: Final[dict[str, Any]] = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
 _FORM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["scraper_file"],
@@ -115,10 +116,12 @@ def _responses(operation: Operation, shapes: dict[str, Any], *, has_input: bool)
         good: dict[str, Any] = {"description": "success", "content": {operation.media: {"schema": {"type": "string"}}}}
     else:
         good = {"description": "success", "content": {"application/json": {"schema": _envelope(operation, shapes)}}}
+    if not operation.offered:
+        refusal = {"501": {"description": "This release does not offer the operation.", "content": _ERROR_CONTENT}}
+        return refusal | {"401": {"description": _STATUSES["401"], "content": _ERROR_CONTENT}}
     failures = _STATUSES | ({"422": "The request has the wrong shape or range."} if has_input else {})
-    error = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
     return {"200": good} | {
-        status: {"description": text, "content": error} for status, text in sorted(failures.items())
+        status: {"description": text, "content": _ERROR_CONTENT} for status, text in sorted(failures.items())
     }
 
 

@@ -41,6 +41,19 @@ PUBLISHED = {
     ("post", "/api/v2/worker-runs/{runId}/rerun"): "rerunWorkerRun",
     ("get", "/api/v2/worker-runs/{runId}/result"): "listWorkerRunResults",
     ("get", "/api/v2/worker-runs/{runId}/result/export"): "exportWorkerRunResults",
+    ("get", "/api/v2/worker-tasks"): "listWorkerTasks",
+    ("post", "/api/v2/worker-tasks"): "createWorkerTask",
+    ("get", "/api/v2/worker-tasks/{workerTaskId}"): "getWorkerTask",
+    ("put", "/api/v2/worker-tasks/{workerTaskId}"): "updateWorkerTask",
+    ("delete", "/api/v2/worker-tasks/{workerTaskId}"): "deleteWorkerTask",
+    ("get", "/api/v2/worker-tasks/{workerTaskId}/input"): "getWorkerTaskInput",
+    ("put", "/api/v2/worker-tasks/{workerTaskId}/input"): "updateWorkerTaskInput",
+    ("post", "/api/v2/worker-tasks/{workerTaskId}/runs"): "runWorkerTask",
+    ("get", "/api/v2/run-queue/items"): "listRunQueueItems",
+    ("post", "/api/v2/run-queue/items/activate"): "activateRunQueueItems",
+    ("post", "/api/v2/run-queue/items/release"): "releaseRunQueueItems",
+    ("post", "/api/v2/run-queue/items/{queueId}/release"): "releaseRunQueueItem",
+    ("post", "/api/v2/workers/{workerId}/queued-runs"): "queuedRunWorker",
 }
 
 
@@ -58,6 +71,7 @@ async def test_the_published_operations_have_their_published_names(document: dic
         if path.startswith("/api/v2")
     }
     assert shown == PUBLISHED
+    assert len(shown) == 39
 
 
 async def test_every_operation_has_a_name_of_its_own() -> None:
@@ -97,3 +111,8 @@ async def test_responses_are_documented_as_the_platform_does(document: dict[str,
     assert result == {"$ref": "#/components/schemas/ResultPage"}
     page = document["components"]["schemas"]["ResultPage"]
     assert set(page["properties"]) == {"count", "headers", "list", "page_index", "page_size"}
+
+
+async def test_what_is_not_offered_is_documented_as_such(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/api/v2/worker-tasks"]["get"]["responses"]
+    assert set(responses) == {"401", "501"}
