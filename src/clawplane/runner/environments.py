@@ -6,6 +6,7 @@ What a package depends on is read once per content and kept, so that a run of a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from clawplane.builder.environments import Environment, EnvironmentCache
-from clawplane.builder.errors import ManifestRefused
+from clawplane.builder.errors import BuilderError, ManifestRefused
 from clawplane.builder.executables import HEADER_BYTES, check_executable
 from clawplane.builder.launcher import Launcher
 from clawplane.builder.plan import (
@@ -29,6 +30,8 @@ from clawplane.domain.workers import Language
 
 _MOST_PLANS: Final = 1024
 
+_log = logging.getLogger(__name__)
+
 
 class Environments:
     """Environments of packages, by the content of the package."""
@@ -40,6 +43,7 @@ class Environments:
         self._machine = machine
         self._plans: dict[tuple[str, Language], Plan] = {}
         self._in_use: Counter[str] = Counter()
+        self._compiling: dict[str, asyncio.Task[None]] = {}
 
     async def ensure(
         self,
@@ -57,7 +61,9 @@ class Environments:
             if len(self._plans) >= _MOST_PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[sha256, language] = plan
-        return await self._cache.ensure(plan, launcher=self._launcher, on_log=on_log, on_progress=on_progress)
+        environment = await self._cache.ensure(plan, launcher=self._launcher, on_log=on_log, on_progress=on_progress)
+        self._compile_beside(environment)
+        return environment
 
     @contextmanager
     def using(self, environment: Environment) -> Iterator[None]:
@@ -70,6 +76,29 @@ class Environments:
             self._in_use[name] -= 1
             if not self._in_use[name]:
                 del self._in_use[name]
+
+    async def close(self) -> None:
+        """Abandon what is being compiled; environments work without byte-code, only slower."""
+        tasks = list(self._compiling.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _compile_beside(self, environment: Environment) -> None:
+        """Add byte-code in the background: nobody waits for it, and the second start is faster for it."""
+        name = environment.fingerprint
+        if environment.compiled or name in self._compiling:
+            return
+        task = asyncio.create_task(self._compile(environment))
+        self._compiling[name] = task
+        task.add_done_callback(lambda _: self._compiling.pop(name, None))
+
+    async def _compile(self, environment: Environment) -> None:
+        try:
+            with self.using(environment):
+                await self._cache.compile(environment, launcher=self._launcher)
+        except (BuilderError, OSError) as error:
+            _log.warning("The environment %.12s stays without byte-code: %s", environment.fingerprint, error)
 
     async def collect(self, *, max_age: float, max_bytes: int) -> None:
         """Remove environments by age (seconds) and total size, but none that is in use."""

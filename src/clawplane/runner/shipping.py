@@ -138,11 +138,11 @@ class Shipper:
         self._logs.append(LogLine(kind, text, self._clock.now_ms(), "system"))
         self._changed(patient=True)
 
-    def header(self, items: tuple[HeaderItem, ...]) -> None:
-        """Replace the run's columns; the last one set before a flush counts. Raises LeaseLost."""
-        if self.lost:
-            raise LeaseLost
-        self._take(sum(len(item.key) + len(item.label) + len(item.format) for item in items) + _ENTRY_COST)
+    async def header(self, items: tuple[HeaderItem, ...]) -> None:
+        """Replace the run's columns; the last one set before a flush counts. Waits for room. Raises LeaseLost."""
+        cost = sum(len(item.key) + len(item.label) + len(item.format) + _ENTRY_COST for item in items) + _ENTRY_COST
+        await self._wait_for_room(cost)
+        self._take(cost)
         self._header = items
         self._changed()
 

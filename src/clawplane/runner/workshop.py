@@ -47,17 +47,19 @@ async def workshop(
     launcher = BuildLauncher(isolation, seconds=BUILD_SECONDS)
     cache = EnvironmentCache(settings.data / "environments", tools)
     packages = PackageCache(settings.data, download, max_bytes=settings.package_cache_bytes)
+    environments = Environments(cache, launcher, machine=os.uname().machine)
     warm = WarmInterpreters(isolation, cache, launcher, tools.python)
     try:
         yield Workshop(
             isolation=isolation,
             packages=packages,
-            environments=Environments(cache, launcher, machine=os.uname().machine),
+            environments=environments,
             warm=warm,
             runtimes=find_runtimes(environ, tools.python),
         )
     finally:
         # what waits for the network or builds goes first, what they use last
         await packages.close()
+        await environments.close()
         await warm.close()
         await blobs.close()

@@ -96,6 +96,16 @@ async def test_a_guest_waits_while_there_is_no_room_and_goes_on_when_batches_are
     assert room.used == 0
 
 
+async def test_headers_wait_for_room_like_rows(shipper: Shipper, wire: Wire) -> None:
+    await shipper.header((HeaderItem(key="a" * 9_000),))
+    second = asyncio.create_task(shipper.header((HeaderItem(key="b" * 9_000),)))
+    await wire.next()
+    assert not second.done()
+    shipper.stored(1)
+    async with asyncio.timeout(5):
+        await second
+
+
 async def test_a_row_larger_than_the_room_passes_alone(shipper: Shipper, wire: Wire) -> None:
     async with asyncio.timeout(5):
         await shipper.row(row(50_000))
@@ -172,7 +182,7 @@ async def test_the_runners_token_never_reaches_a_log(shipper: Shipper, wire: Wir
 
 
 async def test_the_last_header_before_a_batch_counts(shipper: Shipper, wire: Wire) -> None:
-    shipper.header((HeaderItem(key="a"),))
-    shipper.header((HeaderItem(key="b"),))
+    await shipper.header((HeaderItem(key="a"),))
+    await shipper.header((HeaderItem(key="b"),))
     shipper.flush()
     assert wire.batches[-1][2] == (HeaderItem(key="b"),)

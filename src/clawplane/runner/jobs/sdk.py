@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from clawplane.domain import rows
@@ -13,12 +14,13 @@ from clawplane.sdk.subtask import HeaderItem as SdkHeaderItem
 
 LARGEST_ROW: Final = 64 << 20
 LARGEST_HEADER: Final = 1 << 20
+_ITEM_COST: Final = 32
 _TOO_LARGE: Final = 413
 _GONE: Final = 410
 
 
 class SubtaskVoice:
-    """Implements `sdk.subtask.Subtask` for one attempt."""
+    """Implements `sdk.subtask.Subtask` for one attempt; what a guest says after its lease is lost goes nowhere."""
 
     def __init__(self, input_: bytes, shipper: Shipper) -> None:
         self._input = input_
@@ -30,12 +32,12 @@ class SubtaskVoice:
 
     async def set_header(self, items: list[SdkHeaderItem]) -> None:
         """Replace the run's columns; a table header beyond reason is left out with a warning."""
-        if sum(len(item.label) + len(item.key) + len(item.format) for item in items) > LARGEST_HEADER:
+        if sum(len(item.label) + len(item.key) + len(item.format) + _ITEM_COST for item in items) > LARGEST_HEADER:
             self._shipper.line(WARN, "SYSTEM: A table header of more than 1 MB was ignored.", "system")
             return
-        self._shipper.header(
-            tuple(HeaderItem(key=item.key, label=item.label, format=item.format or "text") for item in items)
-        )
+        columns = tuple(HeaderItem(key=item.key, label=item.label, format=item.format or "text") for item in items)
+        with contextlib.suppress(LeaseLost):
+            await self._shipper.header(columns)
 
     async def push(self, row_json: str) -> PushOutcome:
         """Take one row."""
@@ -52,4 +54,5 @@ class SubtaskVoice:
 
     async def log(self, level: int, text: str) -> None:
         """Append one log entry."""
-        await self._shipper.output(level, text, "sdk")
+        with contextlib.suppress(LeaseLost):
+            await self._shipper.output(level, text, "sdk")
