@@ -10,12 +10,29 @@ import msgspec
 import pytest
 
 from clawplane.domain.leases import JobKind
-from clawplane.domain.workers import BuildResult, BuildSpec
+from clawplane.domain.runs import RunSystem, SubtaskSpec
+from clawplane.domain.workers import BuildResult, BuildSpec, Environment
 
 
 def spec_of(plane, content: bytes, language: str) -> BuildSpec:
     key, digest = plane.put_blob(content)
     return BuildSpec(worker="W", version="v1.0.0", language=language, package_key=key, package_sha256=digest)
+
+
+def subtask_of(plane, content: bytes) -> SubtaskSpec:
+    key, digest = plane.put_blob(content)
+    return SubtaskSpec(
+        run="RUN",
+        index=0,
+        worker="W",
+        version="v1.0.0",
+        language="python",
+        package_key=key,
+        package_sha256=digest,
+        environment=Environment(fingerprint="", lock_key=""),
+        input=b"{}",
+        system=RunSystem(cpus=1.0),
+    )
 
 
 async def built(plane, content: bytes, language: str):
@@ -75,13 +92,22 @@ async def test_a_cancel_ends_a_build_that_waits_for_its_package(real_runner, pla
 
 
 @pytest.mark.network
-async def test_a_python_worker_is_built_and_runs_with_the_sdk_warm(real_runner, plane, make_package) -> None:
-    outcome, job = await built(plane, make_package(main__py="", requirements__txt="six==1.17.0"), "python")
+async def test_a_python_worker_is_built_and_soon_starts_with_the_sdk_warm(real_runner, plane, make_package) -> None:
+    code = "import sys; print('grpc' in sys.modules); import six, grpc; print(six.__version__, __file__)"
+    content = make_package(main__py=code, requirements__txt="six==1.17.0")
+    outcome, job = await built(plane, content, "python")
     assert outcome.succeeded, plane.lines(job)
     result = msgspec.msgpack.decode(outcome.result, type=BuildResult)
     assert "six==1.17.0" in result.lock
     assert result.grpcio
     assert result.protobuf
+    warm = "False"
+    async with asyncio.timeout(60):
+        while warm == "False":
+            offer = plane.offer(JobKind.SUBTASK, subtask_of(plane, content))
+            assert (await plane.ended(offer)).outcome.succeeded, plane.lines(offer.job)
+            warm, versions = plane.lines(offer.job, "stdout")
+            assert versions == "1.17.0 /worker/main.py"
 
 
 @pytest.mark.network
