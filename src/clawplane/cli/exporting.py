@@ -11,8 +11,8 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ from clawplane.domain.errors import InvalidArgument, Unavailable
 
 ATTEMPTS = 3
 
-Chunks = Callable[[], AsyncIterator[bytes]]
+Chunks = Callable[[], AsyncGenerator[bytes, None]]
 Told = Callable[[int], None]
 
 
@@ -81,11 +81,12 @@ async def _attempts(chunks: Chunks, file: BinaryIO, on_total: Told) -> int:
     raise AssertionError("the last attempt returns or raises")
 
 
-async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO, on_total: Told) -> int:
+async def _copy(chunks: AsyncGenerator[bytes, None], file: BinaryIO, on_total: Told) -> int:
     total = 0
-    async for chunk in chunks:
-        file.write(chunk)
-        total += len(chunk)
-        on_total(total)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            file.write(chunk)
+            total += len(chunk)
+            on_total(total)
     file.flush()
     return total

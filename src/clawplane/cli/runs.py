@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -60,12 +61,13 @@ async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
     try:
         with progress(f"Running {slug}", quiet=quiet or show_log) as bar:
             count, printer = 0, LogPrinter()
-            async for entry in api.runs.follow(slug, on_lost=tell_lost(bar.note)):
-                count += 1
-                if show_log:
-                    printer.show(entry)
-                else:
-                    bar.update(f"Running {slug}", f"{count} log lines")
+            async with aclosing(api.runs.follow(slug, on_lost=tell_lost(bar.note))) as entries:
+                async for entry in entries:
+                    count += 1
+                    if show_log:
+                        printer.show(entry)
+                    else:
+                        bar.update(f"Running {slug}", f"{count} log lines")
             return await api.runs.show(slug)
     except BaseException:
         if not quiet:
@@ -99,7 +101,7 @@ def start(
     worker: str,
     *,
     input_: Annotated[str | None, Parameter(name="--input")] = None,
-    input_file: Path | None = None,
+    input_file: Annotated[Path | None, Parameter(name="--input-file", allow_leading_hyphen=True)] = None,
     version: str | None = None,
     memory: int | None = None,
     cpus: float | None = None,
@@ -263,11 +265,12 @@ def logs(
             item = await api.runs.show(slug)
             entries = api.runs.follow(item["slug"], on_lost=tell_lost(say)) if follow else api.runs.log(item["slug"])
             printer = LogPrinter()
-            async for entry in entries:
-                if json:
-                    printer.write(msgspec.json.encode(entry).decode())
-                else:
-                    printer.show(entry)
+            async with aclosing(entries):
+                async for entry in entries:
+                    if json:
+                        printer.write(msgspec.json.encode(entry).decode())
+                    else:
+                        printer.show(entry)
 
     run(work())
 
@@ -319,7 +322,7 @@ def export(
     slug: Annotated[str, Parameter(name="run")] = "last",
     *,
     format_: Annotated[Format, Parameter(name=["--format", "-t"])] = "csv",
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)] = None,
     columns: Annotated[str, Parameter(name="--columns")] = "",
     json: Json = False,
 ) -> None:
@@ -345,7 +348,7 @@ def export(
     async def work() -> None:
         async with connect() as api:
 
-            def chunks() -> AsyncIterator[bytes]:
+            def chunks() -> AsyncGenerator[bytes, None]:
                 return api.runs.export(slug, format_=format_, columns=wanted)
 
             if output is None or exporting.is_stream(output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -72,10 +72,12 @@ async def _follow_build(api: Api, pushed: Version, bar: Progress) -> tuple[Versi
     """Wait for the end of a build; return the version as it is then, and the build's log."""
     bar.update("Building")
     lines: list[str] = []
-    async for entry in api.workers.build_log(pushed["worker"], pushed["version"], on_lost=tell_lost(bar.note)):
-        text = log_text(entry["content"]).rstrip()
-        lines.append(text)
-        bar.update("Building", text.rpartition("\n")[2])
+    log = api.workers.build_log(pushed["worker"], pushed["version"], on_lost=tell_lost(bar.note))
+    async with aclosing(log):
+        async for entry in log:
+            text = log_text(entry["content"]).rstrip()
+            lines.append(text)
+            bar.update("Building", text.rpartition("\n")[2])
     return await api.workers.version(pushed["worker"], pushed["version"]), lines
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypedDict
 
 from msgspec import Struct
@@ -58,14 +59,15 @@ class Following:
         self._lost_at: float | None = None
         self._pause = self._patience.first_pause
 
-    async def entries(self, after: int = 0) -> AsyncIterator[LogEntry]:
+    async def entries(self, after: int = 0) -> AsyncGenerator[LogEntry, None]:
         """Yield the entries behind `after` until the end; raises Unavailable when the server stays away."""
         self._after = after
         over = False
         while True:
             try:
-                async for entry in self._read(follow=not over):
-                    yield entry
+                async with aclosing(self._read(follow=not over)) as entries:
+                    async for entry in entries:
+                        yield entry
                 if over:
                     return
                 over = await self._ended()
@@ -75,13 +77,14 @@ class Following:
                 if not over:
                     await self._patience.pause(self._patience.first_pause)
 
-    async def _read(self, *, follow: bool) -> AsyncIterator[LogEntry]:
+    async def _read(self, *, follow: bool) -> AsyncGenerator[LogEntry, None]:
         query = {"after": self._after, "follow": "true" if follow else "false"}
-        async for entry in self._http.lines(self._path, LogEntry, query=query):
-            self._lost_at, self._pause = None, self._patience.first_pause
-            if entry["seq"] > self._after:
-                self._after = entry["seq"]
-                yield entry
+        async with aclosing(self._http.lines(self._path, LogEntry, query=query)) as entries:
+            async for entry in entries:
+                self._lost_at, self._pause = None, self._patience.first_pause
+                if entry["seq"] > self._after:
+                    self._after = entry["seq"]
+                    yield entry
 
     async def _wait(self, error: Unavailable) -> None:
         now = self._patience.now()

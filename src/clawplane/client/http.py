@@ -2,12 +2,16 @@
 
 Nothing else comes out of it. Whatever answers at an address, be it a proxy's error page, half a body or JSON of another
 shape, ends in a ClawplaneError: what a command or a runner does with an answer relies on the shape it asked for.
+
+Streams are asynchronous generators that hold a connection. Who reads one closes it (`contextlib.aclosing`), at every
+level: one that is left to the end of the event loop is torn down out of order, and complains.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -140,7 +144,7 @@ class Http:
 
     async def stream(
         self, path: str, *, query: Mapping[str, Any] | None = None, timeout: float | None = _ANSWER_SECONDS
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the body of a GET as it comes; `timeout` bounds the silence between two chunks, None waits for ever."""
         try:
             async with self._client.stream(
@@ -161,22 +165,23 @@ class Http:
 
     async def lines(
         self, path: str, shape: type[T], *, query: Mapping[str, Any] | None = None, silence: float | None = SILENCE
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Yield the objects of an NDJSON stream for as long as the server sends them."""
         parts: list[bytes] = []
         held = 0
-        async for chunk in self.stream(path, query=query, timeout=silence):
-            *complete, rest = chunk.split(b"\n")
-            for piece in complete:
-                line = b"".join((*parts, piece))
-                parts.clear()
-                held = 0
-                if line.strip():
-                    yield self.shaped(self._decoded(line), shape)
-            parts.append(rest)
-            held += len(rest)
-            if held > _LONGEST_LINE:
-                raise self._foreign(f"a line of more than {_LONGEST_LINE} bytes")
+        async with aclosing(self.stream(path, query=query, timeout=silence)) as chunks:
+            async for chunk in chunks:
+                *complete, rest = chunk.split(b"\n")
+                for piece in complete:
+                    line = b"".join((*parts, piece))
+                    parts.clear()
+                    held = 0
+                    if line.strip():
+                        yield self.shaped(self._decoded(line), shape)
+                parts.append(rest)
+                held += len(rest)
+                if held > _LONGEST_LINE:
+                    raise self._foreign(f"a line of more than {_LONGEST_LINE} bytes")
 
     def _failed(self, error: Exception) -> ClawplaneError:
         if isinstance(error, UnicodeError):

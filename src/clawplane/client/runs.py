@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
@@ -113,11 +114,13 @@ class RunsClient:
         """Return a run's subtasks with their attempts."""
         return (await self._http.ask("GET", f"/v1/runs/{segment(run)}/subtasks", Subtasks))["list"]
 
-    def log(self, run: str, *, after: int = 0) -> AsyncIterator[LogEntry]:
+    def log(self, run: str, *, after: int = 0) -> AsyncGenerator[LogEntry, None]:
         """Yield the log entries behind `after` that are there now."""
         return self._http.lines(f"/v1/runs/{segment(run)}/log", LogEntry, query={"after": after})
 
-    def follow(self, run: str, *, on_lost: Callable[[Unavailable], None], after: int = 0) -> AsyncIterator[LogEntry]:
+    def follow(
+        self, run: str, *, on_lost: Callable[[Unavailable], None], after: int = 0
+    ) -> AsyncGenerator[LogEntry, None]:
         """Yield the log entries behind `after` until the run has ended, over restarts of the server."""
 
         async def ended() -> bool:
@@ -130,13 +133,14 @@ class RunsClient:
         query = {"offset": offset, "limit": limit}
         return await self._http.ask("GET", f"/api/v2/worker-runs/{segment(run)}/result", RowPage, query=query)
 
-    async def export(self, run: str, *, format_: str, columns: list[str]) -> AsyncIterator[bytes]:
+    async def export(self, run: str, *, format_: str, columns: list[str]) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of an export; raises Unavailable when it breaks off before its end."""
         query = {"format": format_, "filter_keys": ",".join(columns) or None}
         path = f"/api/v2/worker-runs/{segment(run)}/result/export"
         link = (await self._http.ask("GET", path, _Link, query=query))["download_url"]
-        async for chunk in self._http.stream(self._own(link), timeout=_EXPORT_SILENCE):
-            yield chunk
+        async with aclosing(self._http.stream(self._own(link), timeout=_EXPORT_SILENCE)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _own(self, link: str) -> str:
         """Return a link as a path at the address we speak to; the server may know itself by another."""

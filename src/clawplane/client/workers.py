@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import BinaryIO, TypedDict
 
 from clawplane.client.following import Following, LogEntry
@@ -130,7 +130,7 @@ class WorkersClient:
 
     def build_log(
         self, worker: str, version: str, *, on_lost: Callable[[Unavailable], None]
-    ) -> AsyncIterator[LogEntry]:
+    ) -> AsyncGenerator[LogEntry, None]:
         """Yield the build's log lines, following it to its end."""
 
         async def ended() -> bool:

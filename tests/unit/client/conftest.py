@@ -43,7 +43,7 @@ def answers() -> type[Answers]:
 
 @dataclass
 class Peer:
-    """Answers requests with what `answers` holds, in order, the last one again and again; None closes the connection."""
+    """Answers with what `answers` holds, in order, the last one again and again; None closes the connection."""
 
     answers: list[bytes | Play | None] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
