@@ -1,10 +1,9 @@
 """Turn a fresh fork of the zygote into a guest, or say why that cannot be.
 
-Theory of operation. The fork is pid 1 of a new pid namespace and still holds the zygote's rights. `rehearse` does what
-is the same for every guest, before there is a request. When it has come, in this order:
-1. cgroups, before anything of the guest's is allocated and before the cgroup namespace takes its root from them;
+Theory of operation. The fork is pid 1 of a new pid namespace and still holds the zygote's rights. In this order:
+1. cgroups, before anything is allocated and before the cgroup namespace takes its root from them;
 2. the pidfd to the supervisor, which can kill us from here on;
-3. the other namespaces, the file tree, loopback, listeners: all that needs rights;
+3. namespaces, the file tree, loopback, listeners: all that needs rights;
 4. identity, user namespace, capabilities, rlimits, Landlock: each step less is possible;
 5. a second fork: the parent stays as reaper, out of reach of the child; the child closes every descriptor but its
    standard streams, loads the system call filter, and only then reads anything a user wrote.
@@ -22,10 +21,9 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from clawplane.sandbox import landlock, libc, limits, namespaces, seccomp
-from clawplane.sandbox.identity import Identity
 from clawplane.sandbox.inside import command_line, reaper, report, root
-from clawplane.sandbox.policy import Listener, Policy
-from clawplane.sandbox.request import Command, Request, decode, encode
+from clawplane.sandbox.policy import Listener
+from clawplane.sandbox.request import Request, decode
 
 GATE: Final = 3
 _CLOSE_RANGE: Final = 436
@@ -35,7 +33,6 @@ _DEFAULT_ENVIRONMENT: Final = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
 }
-_SAMPLE: Final = encode(Request(Policy(), Command(("true",)), Identity(1, 1), cgroups=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +57,14 @@ class Descriptors:
     cgroups: tuple[int, ...]
 
 
-def rehearse(surroundings: Surroundings) -> BaseException | None:
-    """Do what needs no request; returns what went wrong, for the request that will come to hear it."""
-    try:
-        os.setsid()
-        _be_the_first_to_go()
-        namespaces.unshare(namespaces.NEWNS | namespaces.NEWUTS | namespaces.NEWIPC)
-        root.begin(surroundings.staging)
-        decode(_SAMPLE)  # touch the memory it needs while nobody waits
-    except BaseException as problem:
-        return problem
-    return None
-
-
-def prepare(surroundings: Surroundings, given: Descriptors, trouble: BaseException | None) -> Request:
+def prepare(surroundings: Surroundings, given: Descriptors) -> Request:
     """Isolate the calling process; returns in the guest's main process only, with what it shall run."""
     try:
-        if trouble is not None:
-            raise trouble
-        for descriptor in given.cgroups:
-            os.write(descriptor, b"0")
+        _join(given.cgroups)
         me = os.pidfd_open(os.getpid())
         report.say(given.report, report.BORN, descriptors=[me])
         os.close(me)
+        _be_the_first_to_go()
         request = decode(_read_all(given.request))
         _furnish(surroundings, given, request)
         gate_read, gate_write = os.pipe()
@@ -112,11 +94,14 @@ def environment(request: Request) -> dict[str, str]:
 
 def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -> None:
     policy, identity = request.policy, request.identity
-    own_network = namespaces.NEWNET if policy.network == "loopback" else 0
-    namespaces.unshare(namespaces.NEWCGROUP | own_network)
-    root.finish(surroundings.staging, policy, identity, surroundings.prefixes, translate=surroundings.privileged)
+    os.setsid()
+    flags = namespaces.NEWNS | namespaces.NEWUTS | namespaces.NEWIPC | namespaces.NEWCGROUP
+    if policy.network == "loopback":
+        flags |= namespaces.NEWNET
+    namespaces.unshare(flags)
+    root.build(surroundings.staging, policy, identity, surroundings.prefixes, translate=surroundings.privileged)
     namespaces.set_host_name(policy.host_name)
-    if own_network:
+    if policy.network == "loopback":
         namespaces.raise_loopback()
     _listen(given.report, policy.listeners)
     for descriptor in (given.stdout, given.stderr):
@@ -125,6 +110,14 @@ def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -
     namespaces.drop_capabilities()
     limits.apply_rlimits(policy.limits, cgroups=request.cgroups)
     landlock.restrict(["/"], root.writable_targets(policy))
+
+
+def _join(groups: Sequence[int]) -> None:
+    try:
+        for descriptor in groups:
+            os.write(descriptor, b"0")
+    except OSError as problem:
+        raise OSError(problem.errno, problem.strerror, "joining a cgroup") from None
 
 
 def _be_the_first_to_go() -> None:

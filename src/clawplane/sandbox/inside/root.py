@@ -3,9 +3,8 @@
 Theory of operation
 - Once per zygote a template is laid out in a tmpfs on the staging directory: `etc` and `dev`, sealed. Each guest binds
   these two whole, which costs one call each instead of twenty.
-- Per guest a fresh tmpfs becomes the root, begun before it is known what for (see zygote). What differs between guests
-  (hosts, resolver, host name) lies in /run, where /etc points to. When everything is mounted the root itself is sealed
-  and pivoted into.
+- Per guest a fresh tmpfs becomes the root. What differs between guests (hosts, resolver, host name) lies in /run, where
+  /etc points to. When everything is mounted the root itself is sealed and pivoted into.
 - Mount points of the policy are walked name by name without following links, because an uploaded package may contain
   any link it likes; they are created only in memory of ours, never through a bind in a host directory.
 """
@@ -54,31 +53,26 @@ def prepare_template(staging: str) -> None:
     mounts.seal(f"{staging}/etc")
 
 
-def begin(staging: str) -> None:
-    """Mount what does not depend on a policy; needs a mount and a pid namespace of its own."""
-    root = f"{staging}/root"
-    mounts.temporary(root, size=4 * MIB, inodes=8192)
-    _bind_programs(root)
-    for name in ("proc", "dev", "etc", "run"):
-        os.mkdir(f"{root}/{name}")
-    mounts.mount(f"{staging}/dev", f"{root}/dev", flags=mounts.MS_BIND | mounts.MS_REC)
-    _mount_proc(f"{root}/proc")
-
-
-def finish(staging: str, policy: Policy, identity: Identity, prefixes: Sequence[str], *, translate: bool) -> None:
-    """Mount the rest for `policy` and make the tree the root of this mount namespace.
+def build(staging: str, policy: Policy, identity: Identity, prefixes: Sequence[str], *, translate: bool) -> None:
+    """Mount the tree for `policy` and make it the root of this mount namespace.
 
     `prefixes` are interpreter trees shown read-only at their own place; translate=True when file owners must be
     translated because the guest's id is not the one that owns the sources.
     Raises SetupError and OSError.
     """
     root = f"{staging}/root"
+    mounts.temporary(root, size=4 * MIB, inodes=8192)
+    _bind_programs(root)
+    for name in ("proc", "dev", "etc", "run"):
+        os.mkdir(f"{root}/{name}")
+    mounts.mount(f"{staging}/dev", f"{root}/dev", flags=mounts.MS_BIND | mounts.MS_REC)
     own_etc = any(each.target.startswith("/etc/") for each in policy.mounts)
     if own_etc:
         etc.fill(f"{root}/etc")
     else:
         mounts.mount(f"{staging}/etc", f"{root}/etc", flags=mounts.MS_BIND | mounts.MS_REC)
     etc.write_run(f"{root}/run", policy)
+    _mount_proc(f"{root}/proc")
     options = f"newinstance,ptmxmode=0666,mode=0620,uid={identity.uid},gid={identity.gid}"
     mounts.mount("devpts", f"{root}/dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, options)
     _Tree(root, identity, translate).add(_with_defaults(policy.mounts, prefixes))

@@ -1,12 +1,10 @@
-"""Be a zygote: import once, then fork a guest for every request.
+"""Be a zygote: import once, then fork a guest for every request, one after the other.
 
 Theory of operation
 - Started by exec, with an empty environment and the control socket as standard input, so that nothing of the supervisor
   is in its memory. It has one thread, always: a second one would make fork unsafe and user namespaces impossible.
 - It lives in a pid namespace of its own, as does every child: when it dies, all its guests die with it.
 - Without root it first enters a user namespace, in which it has the rights a child needs for set-up.
-- Two spares are always forked ahead. All of them wait for a request on the same control socket, already in their own
-  pid and mount namespaces: who receives one becomes that guest, and is replaced.
 - A request is a message without meaning; its descriptors are what counts (see child.Descriptors). No answer goes back
   over the control socket: what happens is reported on the request's own socket, and when the zygote dies that one
   closes by itself. So nobody ever waits for a message that cannot come.
@@ -18,24 +16,20 @@ import gc
 import importlib
 import json
 import os
-import select
 import signal
 import socket
 import sys
-import time
 import traceback
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, root
+from clawplane.sandbox.inside import child, command_line, report, root
 from clawplane.sandbox.request import Request
 
 _LARGEST_CONFIGURATION: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 32
-_SPARES: Final = 2
-_NO_ROOM_PAUSE: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,41 +67,11 @@ def serve(search_path: list[str]) -> Guest:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
         os._exit(1)
     control.send(json.dumps({"prefixes": surroundings.prefixes, "version": sys.version.split()[0]}).encode())
-    return _keep_spares(control, own_pids, surroundings, tuple(search_path))
-
-
-def _keep_spares(
-    control: socket.socket, own_pids: int, surroundings: child.Surroundings, search_path: tuple[str, ...]
-) -> Guest:
-    """Replace every spare that has taken a request; returns in guests only."""
-    events = select.poll()
-    events.register(control, 0)  # tells only that the supervisor is gone
-    spares: set[int] = set()
     while True:
-        while len(spares) < _SPARES:
-            alive, taken = os.pipe()
-            if _fork(own_pids) == 0:
-                os.close(alive)
-                request = _wait_and_prepare(control, taken, surroundings)
-                return Guest(request, search_path, surroundings.command_line)
-            os.close(taken)
-            spares.add(alive)
-            events.register(alive, select.POLLIN)
-        for descriptor, _event in events.poll():
-            if descriptor == control.fileno():
-                os._exit(0)  # as pid 1 we take every guest along
-            events.unregister(descriptor)
-            spares.discard(descriptor)
-            os.close(descriptor)
-
-
-def _wait_and_prepare(control: socket.socket, taken: int, surroundings: child.Surroundings) -> Request:
-    """Be a spare until a request comes, then become its guest."""
-    trouble = child.rehearse(surroundings)
-    given = _next(control)
-    os.close(taken)  # the zygote makes another spare now
-    os.close(control.detach())
-    return child.prepare(surroundings, given, trouble)
+        given = _next(control)
+        request = _fork(surroundings, given, own_pids, control)
+        if request is not None:
+            return Guest(request, tuple(search_path), surroundings.command_line)
 
 
 def _take_control_socket() -> socket.socket:
@@ -189,23 +153,26 @@ def _interpreter_trees() -> list[str]:
 def _next(control: socket.socket) -> child.Descriptors:
     message, received, _flags, _address = socket.recv_fds(control, 16, _MOST_DESCRIPTORS)
     if not message:
-        os._exit(0)  # the supervisor is gone
+        os._exit(0)  # the supervisor is gone, and as pid 1 we take every guest along
     request, channel, stdout, stderr, *cgroups = received
     return child.Descriptors(request, channel, stdout, stderr, tuple(cgroups))
 
 
-def _fork(own_pids: int) -> int:
-    """Fork the first process of a new pid namespace, trying again while the host has no room for one."""
-    while True:
+def _fork(
+    surroundings: child.Surroundings, given: child.Descriptors, own_pids: int, control: socket.socket
+) -> Request | None:
+    """Fork one guest; returns its request in the guest and None in the zygote."""
+    try:
         namespaces.unshare(namespaces.NEWPID)  # for the next fork; undone below, since it works only once
-        try:
-            pid = os.fork()
-        except OSError:
-            pid = -1
-        if pid == 0:
-            os.close(own_pids)
-            return 0
-        namespaces.enter(own_pids, namespaces.NEWPID)
-        if pid > 0:
-            return pid
-        time.sleep(_NO_ROOM_PAUSE)
+        pid = os.fork()
+    except OSError as problem:
+        report.say(given.report, report.FAILED, f"cannot fork a guest: {problem.strerror}".encode())
+        pid = -1
+    if pid == 0:
+        os.close(control.detach())
+        os.close(own_pids)
+        return child.prepare(surroundings, given)
+    namespaces.enter(own_pids, namespaces.NEWPID)
+    for descriptor in (given.request, given.report, given.stdout, given.stderr, *given.cgroups):
+        os.close(descriptor)
+    return None
