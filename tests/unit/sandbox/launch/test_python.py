@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +197,29 @@ async def test_a_module_that_cannot_be_preloaded_says_why(guests: Any, tmp_path:
 async def test_an_interpreter_that_does_not_exist_says_so(guests: Any) -> None:
     with pytest.raises(ZygoteError, match="cannot start /no/python: No such file"):
         await guests.sandbox.zygote(key="none", python="/no/python")
+
+
+async def test_an_interpreter_with_a_prefix_of_its_own_below_a_closed_directory_works(
+    guests: Any, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "closed/prefix"
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "lib").mkdir()
+    shutil.copy(guests.python, prefix / "bin" / name)
+    (prefix / "bin/python").symlink_to(name)
+    (prefix / "lib" / name).symlink_to(Path(os.__file__).parent)
+    (tmp_path / "closed").chmod(0o700)
+    own = str(prefix / "bin/python")
+    zygote = await guests.sandbox.zygote(key="own prefix", python=own)
+    (guests.directory / "main.py").write_text(
+        "import subprocess, sys; print(sys.prefix, flush=True); subprocess.run([sys.executable, '-c', 'print(6)'])"
+    )
+    process = await guests.sandbox.run_python(
+        zygote, guests.policy(), "/app/main.py", interpreter=own, site_directories=()
+    )
+    ended = await guests.finish(process)
+    assert ended.stdout.split() == [str(prefix), "6"], ended.stderr
 
 
 @pytest.mark.parametrize("warm", [True, False])
