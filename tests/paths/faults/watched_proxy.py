@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from clawplane.domain.ids import JobId
 from clawplane.link.codec import Codec
-from clawplane.link.frames import RunnerFrame, ServerFrame, Ship, Stored
+from clawplane.link.frames import RunnerFrame, ServerFrame, Ship, Stored, Welcome
 
 Frame = RunnerFrame | ServerFrame
 Watch = Callable[[Frame], bool]
@@ -237,5 +237,10 @@ class WatchedProxy:
             batch = frame.batch
             self.shipped[batch.job, batch.fence][batch.seq] = [row.body for row in batch.rows]
         elif isinstance(frame, Stored):
-            lease = (frame.job, frame.fence)
-            self.stored[lease] = max(self.stored[lease], frame.seq)
+            self._note_stored(frame.job, frame.fence, frame.seq)
+        elif isinstance(frame, Welcome):
+            for kept in frame.kept:
+                self._note_stored(*kept)
+
+    def _note_stored(self, job: JobId, fence: int, seq: int) -> None:
+        self.stored[job, fence] = max(self.stored[job, fence], seq)
