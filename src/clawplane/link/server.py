@@ -26,7 +26,6 @@ from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, Claim, Runne
 from clawplane.domain.ports import Dispatch
 from clawplane.link.codec import Codec, LinkError
 from clawplane.link.frames import (
-    MAX_FRAME,
     PROTOCOL,
     Confirm,
     Confirmed,
@@ -65,7 +64,7 @@ class LinkLimits:
     outbox_frames: int = 4096
     outbox_bytes: int = 64 << 20
     in_flight: int = 512
-    in_flight_bytes: int = 2 * MAX_FRAME
+    in_flight_bytes: int = 64 << 20
 
 
 def link_endpoint(
@@ -75,7 +74,7 @@ def link_endpoint(
     clock: Clock | None = None,
     limits: LinkLimits | None = None,
 ) -> Callable[[WebSocket], Awaitable[None]]:
-    """Return the endpoint for /v1/runner/link; the HTTP server must let messages of MAX_FRAME bytes through."""
+    """Return the endpoint for /v1/runner/link; the HTTP server must let messages of frames.MAX_FRAME bytes through."""
     endpoint = _Endpoint(dispatch, authenticate, clock or SystemClock(), limits or LinkLimits())
 
     async def serve(socket: WebSocket) -> None:

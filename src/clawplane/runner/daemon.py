@@ -146,7 +146,9 @@ class _Collector:
         settings = self._settings
         try:
             await self._shop.environments.collect(
-                max_age=settings.environment_max_age_days * _DAY, max_bytes=settings.environment_max_bytes
+                max_age=settings.environment_max_age_days * _DAY,
+                max_bytes=settings.environment_max_bytes,
+                keep=self._shop.warm.layers(),
             )
         except OSError as error:
             _log.warning("Old environments could not be removed: %s", error)

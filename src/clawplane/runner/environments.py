@@ -100,9 +100,9 @@ class Environments:
         except (BuilderError, OSError) as error:
             _log.warning("The environment %.12s stays without byte-code: %s", environment.fingerprint, error)
 
-    async def collect(self, *, max_age: float, max_bytes: int) -> None:
-        """Remove environments by age (seconds) and total size, but none that is in use."""
-        await self._cache.collect(max_age=max_age, max_bytes=max_bytes, in_use=set(self._in_use))
+    async def collect(self, *, max_age: float, max_bytes: int, keep: set[str]) -> None:
+        """Remove environments by age (seconds) and total size, but none that is in use or whose fingerprint is kept."""
+        await self._cache.collect(max_age=max_age, max_bytes=max_bytes, in_use={*self._in_use, *keep})
 
 
 def read_plan(package: Path, language: Language, machine: str) -> Plan:

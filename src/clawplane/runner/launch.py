@@ -4,7 +4,8 @@ A Python Worker spends most of its start-up importing grpc. So there is one zygo
 versions, with those imported from a trusted copy (the builder's warm layer), and a Worker whose environment has the
 same versions is forked from it. No run ever waits for a zygote: the first Worker of a new set starts plainly while its
 zygote is made in the background, as a rule right after its environment was built. At most a few zygotes are kept; the
-longest unused goes, once nothing forked from it runs any more, for its guests die with it.
+longest unused goes, once nothing forked from it runs any more, for its guests die with it. The sets are remembered in a
+file, so that after a restart of the runner its Workers start warm again.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from clawplane.builder.environments import Environment, EnvironmentCache
 from clawplane.builder.errors import BuilderError
@@ -39,6 +44,9 @@ PRELOADED: Final = (
     "datetime",
 )
 _MOST_ZYGOTES: Final = 4
+_RECALLED: Final = 2
+_RETRY_SECONDS: Final = 600.0
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +59,9 @@ class _Warm:
 
     zygote: Zygote | None = None
     guests: int = 0
-    failed: bool = False
+    layer: Path | None = None
+    not_before: float = 0.0
+    """Seconds of the event loop's clock: when making it may be tried again after it failed."""
     making: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -59,23 +69,50 @@ class WarmInterpreters:
     """Zygotes by the versions they have imported; without a sandbox every start is plain."""
 
     def __init__(
-        self, isolation: Isolation, environments: EnvironmentCache, launcher: Launcher, python: PythonRuntime
+        self,
+        isolation: Isolation,
+        environments: EnvironmentCache,
+        launcher: Launcher,
+        python: PythonRuntime,
+        *,
+        memory: Path,
     ) -> None:
+        """Take what starts Workers and builds layers; `memory` is the file that remembers what was warm."""
         self._isolation = isolation
         self._sandbox = isolation if isinstance(isolation, Sandbox) else None
         self._environments = environments
         self._launcher = launcher
         self._python = python
+        self._memory = memory
         self._warm: dict[Versions, _Warm] = {}
         self._numbers = itertools.count(1)
 
     def begin(self, environment: Environment) -> None:
         """Start making the zygote for an environment in the background, unless it is there or cannot be."""
         versions = _versions(environment)
-        if versions is None or self._sandbox is None:
+        if versions is not None:
+            self._begin(versions)
+
+    def layers(self) -> set[str]:
+        """Return the fingerprints of the layers that zygotes import from, which must not be collected."""
+        found = [warm.layer for warm in self._warm.values() if warm.layer is not None]
+        return {name for layer in found for name in layer.parts if _FINGERPRINT.fullmatch(name)}
+
+    def recall(self) -> None:
+        """Start making the zygotes that an earlier process of this runner used last."""
+        try:
+            remembered = msgspec.json.decode(self._memory.read_bytes(), type=list[Versions])
+        except (OSError, msgspec.MsgspecError):
+            return
+        for versions in remembered[-_RECALLED:]:
+            self._begin(versions)
+
+    def _begin(self, versions: Versions) -> None:
+        if self._sandbox is None:
             return
         warm = self._warm.setdefault(versions, _Warm())
-        if warm.zygote is None and warm.making is None and not warm.failed:
+        now = asyncio.get_running_loop().time()
+        if warm.zygote is None and warm.making is None and now >= warm.not_before:
             warm.making = asyncio.create_task(self._make(self._sandbox, versions, warm))
 
     @asynccontextmanager
@@ -118,19 +155,27 @@ class WarmInterpreters:
         name = ", ".join(f"{package} {version}" for package, version in versions)
         try:
             layer = await self._environments.ensure_warm_layer(dict(versions), launcher=self._launcher)
+            warm.layer = layer
             warm.zygote = await sandbox.zygote(
                 key=f"{name} #{next(self._numbers)}",
                 python=str(self._python.executable),
                 preload=PRELOADED,
                 site_directories=(str(layer),),
             )
+            self._remember()
             _log.info("Python Workers with %s start warm from now on", name)
             await self._make_room()
         except (BuilderError, ZygoteError, OSError) as error:
-            warm.failed = True
+            warm.not_before = asyncio.get_running_loop().time() + _RETRY_SECONDS
             _log.warning("Python Workers with %s start cold: %s", name, error)
         finally:
             warm.making = None
+
+    def _remember(self) -> None:
+        known = [versions for versions, warm in self._warm.items() if warm.zygote is not None]
+        fresh = self._memory.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(known))
+        fresh.rename(self._memory)
 
     async def _make_room(self) -> None:
         """Close the longest unused zygotes beyond the limit that nothing runs in."""

@@ -48,7 +48,8 @@ async def workshop(
     cache = EnvironmentCache(settings.data / "environments", tools)
     packages = PackageCache(settings.data, download, max_bytes=settings.package_cache_bytes)
     environments = Environments(cache, launcher, machine=os.uname().machine)
-    warm = WarmInterpreters(isolation, cache, launcher, tools.python)
+    warm = WarmInterpreters(isolation, cache, launcher, tools.python, memory=settings.data / "warm.json")
+    warm.recall()
     try:
         yield Workshop(
             isolation=isolation,

@@ -90,9 +90,9 @@ async def test_what_is_in_use_is_not_collected(environments, cache, tmp_path: Pa
     installed = await ensure(environments, tmp_path)
     await environments.close()
     with environments.using(installed):
-        await environments.collect(max_age=1, max_bytes=1)
-        assert cache.kept == {installed.fingerprint}
-    await environments.collect(max_age=1, max_bytes=1)
+        await environments.collect(max_age=1, max_bytes=1, keep={"layer"})
+        assert cache.kept == {installed.fingerprint, "layer"}
+    await environments.collect(max_age=1, max_bytes=1, keep=set())
     assert cache.kept == set()
 
 
