@@ -46,7 +46,7 @@ class Layers:
 
 @pytest.fixture(autouse=True)
 def nothing_preloaded(monkeypatch) -> None:
-    monkeypatch.setattr(launch, "PRELOADED", ("this",))
+    monkeypatch.setattr(launch, "PRELOADED", ("colorsys",))
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def interpreters(sandbox, layers, tmp_path: Path) -> WarmInterpreters:
 
 
 async def is_warm(warm: WarmInterpreters, tmp_path: Path) -> str:
-    """Run a script that tells whether `this` was imported before it began."""
+    """Run a script that tells whether `colorsys` was imported before it began."""
     (tmp_path / "code").mkdir(exist_ok=True)
-    (tmp_path / "code" / "main.py").write_text("import sys; print('this' in sys.modules)")
+    (tmp_path / "code" / "main.py").write_text("import sys; print('colorsys' in sys.modules)")
     policy = Policy(mounts=(ReadOnly(str(tmp_path / "code"), "/code"),))
     python = str(Path(sys.executable).resolve())
     async with warm.started(policy, Installed(), [python, "/code/main.py"], site=()) as process:
