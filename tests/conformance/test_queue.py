@@ -311,7 +311,7 @@ async def test_cpu_time_of_all_attempts_is_summed(bench: Any) -> None:
 
 async def test_a_cancelled_lease_ends_its_subtask_as_aborted_whatever_the_outcome_says(bench: Any) -> None:
     new = await bench.start(2)
-    first, second = await bench.lease(2)
+    first, _ = await bench.lease(2)
     await bench.store.queue.cancel([first.job], "enough")
     assert (await bench.finish(first, succeeded=True)).accepted
     assert await statuses(bench, new) == [SubtaskStatus.ABORTED, SubtaskStatus.RUNNING]

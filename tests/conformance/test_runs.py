@@ -66,25 +66,28 @@ async def test_a_run_without_subtasks_is_refused(bench: Any) -> None:
         await bench.store.runs.start(bench.new_run(0), max_running=9)
 
 
-async def test_runs_above_the_limit_are_refused_and_nothing_is_created(bench: Any) -> None:
-    runs = [bench.new_run() for _ in range(5)]
-    answers = await asyncio.gather(
-        *(bench.store.runs.start(new, max_running=3) for new in runs), return_exceptions=True
-    )
-    assert [type(answer) for answer in answers] == [type(None)] * 3 + [ConcurrencyLimited] * 2
-    assert await bench.store.runs.find(runs[4].run.slug) is None
-    assert len(await bench.offer(9)) == 3
-
-
-async def test_the_limit_counts_the_unfinished_runs_of_the_same_owner(bench: Any) -> None:
-    await bench.start(owner="bob")
-    ended = await bench.start()
-    (_, offer) = await bench.lease(2)
+async def test_a_run_is_refused_while_the_limit_of_running_runs_is_reached_and_nothing_is_created(bench: Any) -> None:
+    await bench.start()
+    (offer,) = await bench.lease(1)
+    refused = bench.new_run()
+    with pytest.raises(ConcurrencyLimited):
+        await bench.store.runs.start(refused, max_running=1)
+    assert await bench.store.runs.find(refused.run.slug) is None
+    assert await bench.offer(9) == []
     await bench.finish(offer)
-    assert (await bench.run(ended)).status is RunStatus.SUCCEEDED
-    aborted = await bench.start()
-    await bench.store.runs.abort(aborted.run.slug, now=bench.now)
     await bench.store.runs.start(bench.new_run(), max_running=1)
+
+
+async def test_the_limit_counts_the_running_runs_of_the_same_owner_and_no_others(bench: Any) -> None:
+    await bench.start(owner="bob")
+    await bench.start()
+    await bench.lease(2)
+    aborted = await bench.start()
+    await bench.lease(1)
+    await bench.store.runs.abort(aborted.run.slug, now=bench.now)
+    waiting = [bench.new_run() for _ in range(3)]
+    for new in waiting:
+        await bench.store.runs.start(new, max_running=2)
     with pytest.raises(ConcurrencyLimited):
         await bench.store.runs.start(bench.new_run(), max_running=1)
 
