@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
+from reference_diagnostics import diagnostics_page
+from reference_http import http_page
+
+from clawplane.api.errors import TABLE
 from clawplane.cli.app import build_app
 from clawplane.domain import errors
 from clawplane.domain.errors import ClawplaneError
@@ -17,20 +23,46 @@ NOTE = "<!-- Made by `make reference`; do not edit. -->\n\n"
 
 
 def commands() -> str:
-    """Return every command with its parameters."""
+    """Return every command with its parameters, and what the exit codes mean."""
     text = build_app().generate_docs(output_format="markdown")
-    return NOTE + "\n".join(line.rstrip() for line in text.strip().splitlines()) + "\n"
+    page = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    rows = [f"| {code} | {meaning} |" for code, meaning in sorted(exit_codes().items())]
+    table = "\n".join(["| code | meaning |", "| --- | --- |", "| 0 | done |", *rows])
+    return f"{NOTE}{page}\n\n## Exit codes\n\n{table}\n"
+
+
+def exit_codes() -> dict[int, str]:
+    """Return the exit codes of `cli/output.py` with the text that stands below each."""
+    body = ast.parse((PROJECT / "src/clawplane/cli/output.py").read_text(encoding="utf-8")).body
+    codes = {}
+    for assigned, text in pairwise(body):
+        if isinstance(assigned, ast.Assign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            codes[int(ast.literal_eval(assigned.value))] = str(text.value.value)
+    return codes
 
 
 def error_page() -> str:
-    """Return the tree of errors with codes, meanings and hints."""
+    """Return the tree of errors with codes, both wires' answers, meanings and hints."""
     members = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ClawplaneError)]
-    rows = [
-        f"| `{kind.code}` | {(inspect.getdoc(kind) or '').splitlines()[0]} | {kind.default_hint} |"
-        for kind in sorted(members, key=lambda kind: kind.code)
-        if kind is not ClawplaneError
-    ]
-    return NOTE + "# Errors\n\n| code | meaning | way out |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    rows = []
+    for kind in sorted(members, key=lambda kind: kind.code):
+        if kind is not ClawplaneError:
+            answer = TABLE[kind]
+            meaning = (inspect.getdoc(kind) or "").splitlines()[0]
+            wires = f"{answer.status} / {answer.code} | {answer.native_status}"
+            rows.append(f"| `{kind.code}` | {wires} | {meaning} | {kind.default_hint} |")
+    rows.append("| `method_not_allowed` | 405 / 11000 | 405 | A method that a path does not take. | See `Allow`. |")
+    head = "| error | `/api/v2`: status / code | `/v1`: status | meaning | way out |\n| --- | --- | --- | --- | --- |"
+    return f"{NOTE}{ERRORS}\n{head}\n" + "\n".join(rows) + "\n"
+
+
+ERRORS = """# Errors
+
+A refusal is `{"code", "message", "request_id", "details", "error", "hint"}`: `code` is the number of the CoreClaw wire,
+`error` the name below, `message` a sentence, `hint` the way out, `details` everything that was found. On `/api/v2` the
+message of some codes is fixed by that wire; the sentence is then the first of the details. The command line prints
+sentence, details and hint to standard error, or with `--json` one object of `error`, `message`, `details` and `hint`.
+"""
 
 
 def settings_page() -> str:
@@ -46,6 +78,8 @@ MEANINGS = {
     "CLAWPLANE_API_KEY": "for clients: the key to send; for the first start of a server: the admin key",
     "CLAWPLANE_BIND": "address to listen on; default 127.0.0.1",
     "CLAWPLANE_DATA": "directory that holds everything; default `$XDG_DATA_HOME/clawplane`",
+    "CLAWPLANE_ENVIRONMENTS_MAX_BYTES": "disk that a runner's environments may take; default 20 GB",
+    "CLAWPLANE_ENVIRONMENTS_MAX_DAYS": "days after which an unused environment is removed; default 30",
     "CLAWPLANE_LINK_SECONDS": "how long a download link is valid; default 3600",
     "CLAWPLANE_LOG": "debug, info, warning or error; default info",
     "CLAWPLANE_MAX_BODY_BYTES": "largest JSON body; default 8 MiB",
@@ -66,7 +100,13 @@ MEANINGS = {
 
 def main() -> int:
     """Write or check the pages."""
-    pages = {"commands.md": commands(), "errors.md": error_page(), "settings.md": settings_page()}
+    pages = {
+        "commands.md": commands(),
+        "errors.md": error_page(),
+        "settings.md": settings_page(),
+        "diagnostics.md": NOTE + diagnostics_page(PROJECT / "src/clawplane/domain"),
+        "http-api.md": NOTE + http_page(),
+    }
     if "--check" in sys.argv:
         stale = [
             name
