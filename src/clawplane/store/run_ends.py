@@ -82,7 +82,9 @@ class SubtaskConsequences:
         if shipped:
             await _drop_rows(tx, shipped)
         started = await tx.fetch("start_runs", {"now": now, "runs": id_list(changes.runs)})
-        await append_events(tx, [NewEvent(now, "run.running", slug, {}) for (slug,) in started])
+        await append_events(tx, [NewEvent(now, "run.running", slug, {}) for slug, _ in started])
+        for _, owner in started:
+            await enter_running(tx, owner)
 
     async def retried(self, tx: Transaction, retries: Sequence[Retry]) -> None:
         """Let the subtasks wait again; their run goes on."""
@@ -143,8 +145,9 @@ async def _end_runs(tx: Transaction, last: dict[int, Ending]) -> dict[JobId, End
         await tx.execute(
             "end_run", {"status": status.value, "error": error, "hidden": hidden, "now": ending.at, "run": run}
         )
+        if before == RunStatus.RUNNING:
+            await leave_running(tx, owner)
         if before != status:
-            await leave_active(tx, owner)
             events.append(NewEvent(ending.at, f"run.{status.value}", slug, {}))
         ended[ending.job] = EndedRun(slug=RunSlug(slug), status=status, totals=totals)
     await append_events(tx, events)
@@ -162,17 +165,17 @@ async def _first_error(tx: Transaction, run: int) -> str:
     return "It was cancelled." if row is None else _decode_outcome(row[0]).message
 
 
-async def enter_active(tx: Transaction, owner: str) -> None:
-    """Count one more run of this owner that has not ended."""
-    await tx.fetch("next_value", {"name": f"active runs of {owner}", "step": 1})
+async def enter_running(tx: Transaction, owner: str) -> None:
+    """Count one more running run of this owner."""
+    await tx.fetch("next_value", {"name": f"running runs of {owner}", "step": 1})
 
 
-async def leave_active(tx: Transaction, owner: str) -> None:
-    """Count one run of this owner less."""
-    await tx.fetch("next_value", {"name": f"active runs of {owner}", "step": -1})
+async def leave_running(tx: Transaction, owner: str) -> None:
+    """Count one running run of this owner less."""
+    await tx.fetch("next_value", {"name": f"running runs of {owner}", "step": -1})
 
 
-async def active_runs(tx: Transaction, owner: str) -> int:
-    """Return how many runs of this owner have not ended."""
-    row = await first(tx.fetch("counter_value", {"name": f"active runs of {owner}"}))
+async def running_runs(tx: Transaction, owner: str) -> int:
+    """Return how many runs of this owner are running; those that wait or are being aborted do not count."""
+    row = await first(tx.fetch("counter_value", {"name": f"running runs of {owner}"}))
     return 0 if row is None else row[0]

@@ -20,7 +20,7 @@ from clawplane.store.database import Database, Row, Transaction, first
 from clawplane.store.events import NewEvent, append_events
 from clawplane.store.lease_ends import Cancelled, cancel_jobs
 from clawplane.store.queue import enqueue
-from clawplane.store.run_ends import active_runs, enter_active, leave_active
+from clawplane.store.run_ends import leave_running, running_runs
 from clawplane.store.shipments import append, weight_of
 
 _to_json = msgspec.json.Encoder().encode
@@ -51,12 +51,11 @@ async def start(tx: Transaction, items: Sequence[_Start]) -> list[ClawplaneError
         if not new.jobs:
             results.append(InvalidArgument("A run needs at least one subtask."))
             continue
-        if await active_runs(tx, new.run.owner) >= max_running:
-            results.append(ConcurrencyLimited(f"{max_running} runs are not finished yet, which is the limit."))
+        if await running_runs(tx, new.run.owner) >= max_running:
+            results.append(ConcurrencyLimited(f"{max_running} runs are running, which is the limit."))
             continue
         ((run,),) = await tx.fetch("insert_run", _run_values(new.run, len(new.jobs)))
         await tx.execute("insert_run_state", {"run": run, "status": RunStatus.READY.value, "ready": len(new.jobs)})
-        await enter_active(tx, new.run.owner)
         subtasks += [(job.id, run, index, SubtaskStatus.READY.value) for index, job in enumerate(new.jobs)]
         jobs += new.jobs
         events.append(NewEvent(new.run.created_at, "run.ready", new.run.slug, {}))
@@ -93,10 +92,11 @@ async def _abort(tx: Transaction, item: _Abort) -> list[LeaseView] | None:
     found = await first(tx.fetch("run_to_abort", {"slug": item.slug}))
     if found is None or RunStatus(found[2]).ended:
         return None
-    run, owner, _ = found
+    run, owner, before = found
     # first the run, so that the end of its last subtask finds it aborting
     await tx.execute("abort_run", {"run": run})
-    await leave_active(tx, owner)
+    if before == RunStatus.RUNNING:
+        await leave_running(tx, owner)
     await append_events(tx, [NewEvent(item.now, "run.aborting", item.slug, {})])
     jobs = tuple(job for (job,) in await tx.fetch("unfinished_jobs", {"run": run}))
     return await cancel_jobs(tx, Cancelled(jobs, ABORTED, item.now))

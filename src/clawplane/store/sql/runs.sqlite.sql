@@ -5,7 +5,7 @@ FROM json_each(:jobs) wanted JOIN subtask t ON t.job = wanted.value
 -- name: start_runs
 UPDATE run_state SET status = 'running', started_at = :now
 WHERE status = 'ready' AND run IN (SELECT value FROM json_each(:runs))
-RETURNING (SELECT slug FROM run WHERE id = run_state.run)
+RETURNING (SELECT slug FROM run WHERE id = run_state.run), (SELECT owner FROM run WHERE id = run_state.run)
 
 -- name: runs_without_work
 SELECT s.run, r.slug, r.owner, s.status, s.succeeded, s.failed, s.aborted
