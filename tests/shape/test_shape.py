@@ -74,9 +74,7 @@ def test_what_runs_beside_user_code_imports_the_standard_library_and_the_sandbox
     assert foreign == []
 
 
-@pytest.mark.parametrize(
-    "page", [PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("page", [PROJECT / "README.md", *(PROJECT / "docs").rglob("*.md")], ids=lambda path: path.name)
 def test_every_link_of_the_docs_leads_somewhere(page: Path) -> None:
     dead = []
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
