@@ -16,8 +16,9 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from clawplane.domain.errors import InternalError, Unavailable
 from clawplane.store.database import Operation, Transaction
@@ -29,7 +30,7 @@ MAX_QUEUED = 20_000
 MAX_QUEUED_BYTES = 128 << 20
 
 
-class Write(NamedTuple):
+class Write(msgspec.Struct, gc=False):
     """One item on its way to the database."""
 
     operation: Operation[Any, Any]
@@ -71,14 +72,23 @@ class Savepoint(Protocol):
         """Keep what was done since, or undo it when an exception passes."""
 
 
+RefusalOf = Callable[[Exception], Exception | None]
+"""Returns what to answer to the one item that an error concerns, None when the whole batch has failed."""
+
+
 def run_batch(
-    tx: Transaction, writes: Sequence[Write], savepoint: Callable[[], Savepoint], fatal: Callable[[Exception], bool]
+    tx: Transaction, writes: Sequence[Write], savepoint: Callable[[], Savepoint], refusal_of: RefusalOf
 ) -> list[Any]:
-    """Run writes in order, neighbours of one operation together; `fatal` errors pass, others become results."""
+    """Run writes in order, neighbours of one operation together; errors that concern no single item pass."""
     results: list[Any] = []
-    for operation, group in groupby(writes, key=lambda write: write.operation):
-        results += _run_group(tx, operation, [write.item for write in group], savepoint, fatal)
-    return results
+    items: list[Any] = []
+    operation = writes[0].operation
+    for write in writes:
+        if write.operation is not operation:
+            results += _run_group(tx, operation, items, savepoint, refusal_of)
+            operation, items = write.operation, []
+        items.append(write.item)
+    return results + _run_group(tx, operation, items, savepoint, refusal_of)
 
 
 def _run_group(
@@ -86,7 +96,7 @@ def _run_group(
     operation: Operation[Any, Any],
     items: list[Any],
     savepoint: Callable[[], Savepoint],
-    fatal: Callable[[Exception], bool],
+    refusal_of: RefusalOf,
 ) -> list[Any]:
     try:
         with savepoint():
@@ -95,11 +105,12 @@ def _run_group(
                 raise InternalError(f"A store operation gave {len(results)} results for {len(items)} items.")
             return results
     except Exception as error:
-        if fatal(error):
+        refusal = refusal_of(error)
+        if refusal is None:
             raise
         if len(items) == 1:
-            return [error]
-    return [result for item in items for result in _run_group(tx, operation, [item], savepoint, fatal)]
+            return [refusal]
+    return [result for item in items for result in _run_group(tx, operation, [item], savepoint, refusal_of)]
 
 
 class GroupCommit:
@@ -186,8 +197,9 @@ class GroupCommit:
         self._loop.call_soon_threadsafe(self._deliver, batch, results)
 
     def _deliver(self, batch: list[Write], results: Sequence[Any]) -> None:
-        for (_, _, answer, weight), result in zip(batch, results, strict=True):
-            self._queued_bytes -= weight
+        for write, result in zip(batch, results, strict=True):
+            self._queued_bytes -= write.weight
+            answer = write.answer
             if answer.done():
                 continue
             if isinstance(result, Exception):

@@ -6,20 +6,25 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import AttemptEnd, Claim, Finish, LeaseView, LostLease, Outcome
 from clawplane.domain.ports import Expired, FinishResult
 from clawplane.domain.runs import EndedRun
 from clawplane.store.database import Transaction
 from clawplane.store.endings import BuildVerdict, Ending
-from clawplane.store.leases import KINDS, Held, id_list, leases_of
+from clawplane.store.leases import KINDS, Held, Lease, held_of, id_list, leases_of
 from clawplane.store.ledger import Ledger, promote_timers
+
+_ACCEPTED = FinishResult(accepted=True)
+_FINISHED, _ABORTED, _DECLINED = AttemptEnd.FINISHED.value, AttemptEnd.ABORTED.value, AttemptEnd.DECLINED.value
 
 SETUP = "setup"
 """The reason of an outcome of which the guest saw nothing: the runner could not start it."""
 
 
-class Finished(NamedTuple):
+class Finished(msgspec.Struct, gc=False):
     """An end that a runner reports."""
 
     finish: Finish
@@ -53,7 +58,7 @@ class Tick(NamedTuple):
 
 async def finish(tx: Transaction, items: Sequence[Finished]) -> list[FinishResult]:
     """End attempts; the first accepted end of an attempt wins, even within the batch."""
-    leases = await leases_of(tx, [item.finish.claim.job for item in items])
+    leases = await held_of(tx, [item.finish.claim.job for item in items])
     ledger = Ledger()
     accepted: list[bool] = []
     for item in items:
@@ -72,7 +77,7 @@ async def finish(tx: Transaction, items: Sequence[Finished]) -> list[FinishResul
 def _settle(ledger: Ledger, lease: Held, item: Finished) -> None:
     outcome = item.finish.outcome
     aborted = lease.cancel is not None
-    ledger.release(lease, AttemptEnd.ABORTED if aborted else AttemptEnd.FINISHED, item.now, outcome)
+    ledger.release(lease, _ABORTED if aborted else _FINISHED, item.now, outcome)
     unstarted = outcome.reason == SETUP and not outcome.succeeded
     if unstarted and not aborted and lease.attempt < lease.max_attempts:
         ledger.requeue(lease, cpu_ms=outcome.cpu_ms)
@@ -84,7 +89,8 @@ def _answer(
     claim: Claim, accepted: bool, ended: dict[JobId, EndedRun], stored: set[tuple[int, int, int]]
 ) -> FinishResult:
     if accepted:
-        return FinishResult(accepted=True, run=ended.get(claim.job))
+        run = ended.get(claim.job)
+        return _ACCEPTED if run is None else FinishResult(accepted=True, run=run)
     return FinishResult(accepted=False, repeated=(claim.job, claim.fence, claim.nonce) in stored)
 
 
@@ -105,7 +111,7 @@ async def decline(tx: Transaction, items: Sequence[Declined]) -> list[None]:
         if lease is None or lease.runner != runner or lease.confirmed_at is not None or not lease.answers_to(claim):
             continue
         del leases[claim.job]
-        ledger.release(lease, AttemptEnd.DECLINED, now)
+        ledger.release(lease, _DECLINED, now)
         ledger.requeue(lease, due_at=now + delay_ms if delay_ms > 0 else None)
     await ledger.write(tx)
     return [None] * len(items)
@@ -132,7 +138,7 @@ async def cancel_jobs(tx: Transaction, item: Cancelled) -> list[LeaseView]:
     for lease in leases:
         lease.cancel = item.reason if lease.cancel is None else lease.cancel
         if lease.confirmed_at is None:
-            ledger.release(lease, AttemptEnd.ABORTED, item.now)
+            ledger.release(lease, _ABORTED, item.now)
             ledger.end(lease.kind, Ending(lease.job, outcome, aborted=True, at=item.now))
     await tx.many("cancel_lease", [(lease.cancel, lease.job) for lease in leases if lease.confirmed_at is not None])
     await ledger.write(tx)
@@ -160,10 +166,10 @@ async def _expire(tx: Transaction, item: Tick) -> Expired:
     return Expired(lost=tuple(lost), runs=tuple(ended.values()))
 
 
-def _take_back(ledger: Ledger, lease: Held, end: AttemptEnd, now: int) -> LostLease:
+def _take_back(ledger: Ledger, lease: Lease, end: AttemptEnd, now: int) -> LostLease:
     used_up = lease.confirmed_at is not None and lease.attempt >= lease.max_attempts
     requeued = lease.cancel is None and not used_up
-    ledger.release(lease, end, now)
+    ledger.release(lease, end.value, now)
     if requeued:
         ledger.requeue(lease)
     else:
@@ -180,7 +186,7 @@ def _take_back(ledger: Ledger, lease: Held, end: AttemptEnd, now: int) -> LostLe
     )
 
 
-def _outcome_of_loss(lease: Held, end: AttemptEnd) -> Outcome:
+def _outcome_of_loss(lease: Lease, end: AttemptEnd) -> Outcome:
     if end is AttemptEnd.DEADLINE:
         message = f"It did not end within {lease.timeout_ms / 1000:g} s, and its runner did not stop it."
         return Outcome(succeeded=False, reason="timeout", message=message)

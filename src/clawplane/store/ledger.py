@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from clawplane.domain.ids import JobId
-from clawplane.domain.leases import AttemptEnd, Outcome
+from clawplane.domain.leases import Outcome
 from clawplane.domain.runs import EndedRun
 from clawplane.store.consequences import CONSEQUENCES
 from clawplane.store.database import Transaction
@@ -42,7 +42,7 @@ class Counts:
 
 
 class Ledger:
-    """The ends of one batch."""
+    """The ends of one batch; `how` an attempt ended is the value of an AttemptEnd."""
 
     def __init__(self) -> None:
         self.counts = Counts()
@@ -53,25 +53,14 @@ class Ledger:
         self._retries: dict[str, list[Retry]] = defaultdict(list)
         self._endings: dict[str, list[Ending]] = defaultdict(list)
 
-    def release(self, lease: Held, how: AttemptEnd, now: int, outcome: Outcome | None = None) -> None:
+    def release(self, lease: Held, how: str, now: int, outcome: Outcome | None = None) -> None:
         """End the lease's attempt; what becomes of the job is said by `requeue` or `end`."""
-        confirmed = lease.confirmed_at is not None
         self._released.append(lease.job)
-        self.counts.add(lease.caps, offered=0 if confirmed else -1, leased=-1 if confirmed else 0)
-        self._attempts.append(
-            (
-                lease.job,
-                lease.fence,
-                lease.nonce,
-                lease.attempt,
-                lease.runner,
-                lease.offered_at,
-                lease.confirmed_at,
-                now,
-                how.value,
-                None if outcome is None else _encode_outcome(outcome),
-            )
-        )
+        if lease.confirmed_at is None:
+            self.counts.add(lease.caps, offered=-1)
+        else:
+            self.counts.add(lease.caps, leased=-1)
+        self._attempts.append((now, how, None if outcome is None else _encode_outcome(outcome), lease.job))
 
     def requeue(self, lease: Held, *, due_at: int | None = None, cpu_ms: int = 0) -> None:
         """Put the job back at its old place, now or at `due_at`; an offer never confirmed used no attempt."""
@@ -91,8 +80,8 @@ class Ledger:
     async def write(self, tx: Transaction) -> dict[JobId, EndedRun]:
         """Write everything down; return the runs that ended, each under the job that ended it."""
         if self._released:
+            await tx.many("insert_attempt", self._attempts)  # from the leases, so before these go
             await tx.execute("delete_leases", {"jobs": id_list(self._released)})
-            await tx.many("insert_attempt", self._attempts)
         await tx.many("insert_ready", self._ready)
         await tx.many("insert_timer", self._timers)
         await self.counts.write(tx)

@@ -8,9 +8,11 @@ The fence comes from a counter that is raised in the transaction of the offer, s
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.ids import JobId, RunnerId
@@ -29,7 +31,7 @@ from clawplane.store import lease_ends, runners
 from clawplane.store.consequences import CONSEQUENCES
 from clawplane.store.custody import attempt_of
 from clawplane.store.database import Database, Transaction
-from clawplane.store.leases import KINDS, held, leases_of
+from clawplane.store.leases import KIND_NAMES, KINDS, id_list, lease_of
 from clawplane.store.ledger import Counts, promote_timers
 
 _NONCE_BYTES = 8
@@ -42,7 +44,7 @@ class _Wanted(NamedTuple):
     offer_ms: int
 
 
-class _Confirmation(NamedTuple):
+class _Confirmation(msgspec.Struct, gc=False):
     claim: Claim
     runner: RunnerId
     now: int
@@ -58,12 +60,12 @@ async def enqueue(tx: Transaction, jobs: Sequence[NewJob]) -> None:
     """Store jobs and make them ready."""
     await tx.many(
         "insert_job",
-        [(j.id, j.kind.value, j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts, j.spec) for j in jobs],
+        [(j.id, KIND_NAMES[j.kind], j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts, j.spec) for j in jobs],
     )
     await tx.many("insert_ready", [(j.caps, j.ready_at, j.id, 0) for j in jobs])
     counts = Counts()
-    for job in jobs:
-        counts.add(job.caps, ready=1)
+    for caps, number in Counter([job.caps for job in jobs]).items():
+        counts.add(caps, ready=number)
     await counts.write(tx)
 
 
@@ -131,30 +133,32 @@ def _nonces(count: int) -> list[int]:
 
 async def confirm(tx: Transaction, items: Sequence[_Confirmation]) -> list[bool]:
     """Turn offers into leases."""
-    leases = await leases_of(tx, [item.claim.job for item in items])
-    answers: list[bool] = []
-    begun: list[tuple[object, ...]] = []
+    wanted = {"jobs": id_list(dict.fromkeys([item.claim.job for item in items]))}
+    offers = {row[0]: row for row in await tx.fetch("offers_of_jobs", wanted)}
+    begun: dict[JobId, tuple[int, int, JobId]] = {}
     by_kind: dict[str, list[JobId]] = defaultdict(list)
+    by_caps: dict[str, int] = defaultdict(int)
+    answers: list[bool] = []
+    for item in items:
+        claim, now = item.claim, item.now
+        accepted = False
+        if claim.job in offers:
+            job, fence, nonce, runner, offer_until, confirmed_at, cancel, kind, caps, timeout_ms = offers[claim.job]
+            if fence == claim.fence and nonce == claim.nonce and runner == item.runner:
+                accepted = confirmed_at is not None or job in begun
+                if not accepted and cancel is None and now < offer_until:
+                    accepted = True
+                    begun[job] = (now, now + timeout_ms, job)
+                    by_kind[kind].append(job)
+                    by_caps[caps] += 1
+        answers.append(accepted)
+    await tx.many("confirm_lease", list(begun.values()))
     counts = Counts()
-    for claim, runner, now in items:
-        lease = leases.get(claim.job)
-        if lease is None or not lease.answers_to(claim) or lease.runner != runner:
-            answers.append(False)
-        elif lease.confirmed_at is not None:
-            answers.append(True)
-        elif lease.cancel is not None or lease.offer_until <= now:
-            answers.append(False)
-        else:
-            lease.confirmed_at = now
-            begun.append((now, now + lease.timeout_ms, lease.job))
-            by_kind[lease.kind].append(lease.job)
-            counts.add(lease.caps, offered=-1, leased=1)
-            answers.append(True)
-    if begun:
-        await tx.many("confirm_lease", begun)
-        await counts.write(tx)
-        for kind, jobs in by_kind.items():
-            await CONSEQUENCES[kind].confirmed(tx, jobs, items[-1].now)
+    for caps, number in by_caps.items():
+        counts.add(caps, offered=-number, leased=number)
+    await counts.write(tx)
+    for kind, jobs in by_kind.items():
+        await CONSEQUENCES[kind].confirmed(tx, jobs, items[-1].now)
     return answers
 
 
@@ -215,7 +219,7 @@ class SqlQueue:
                 rows = await tx.fetch("all_leases")
             else:
                 rows = await tx.fetch("leases_of_runner", {"runner": runner})
-            return [held(row).view() for row in rows]
+            return [lease_of(row).view() for row in rows]
 
         return await self._database.read(view)
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from operator import itemgetter
@@ -121,9 +121,13 @@ class _Savepoint:
             self._connection.execute("RELEASE part")
 
 
-def _refusal(error: Exception) -> bool:
-    """Tell whether an error concerns one item, rather than the database."""
-    return not isinstance(error, sqlite3.Error) or isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError))
+def _refusal_of(error: Exception) -> Exception | None:
+    """Return what to answer to the one item that an error concerns; None when it concerns the database."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict(f"It contradicts what is stored already ({error}).")
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.ProgrammingError):
+        return None
+    return error
 
 
 class _Writer:
@@ -144,7 +148,7 @@ class _Writer:
         """Run the writes in one transaction; raises when nothing was kept."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            results = run_batch(self._tx, writes, lambda: _Savepoint(self._connection), lambda e: not _refusal(e))
+            results = run_batch(self._tx, writes, lambda: _Savepoint(self._connection), _refusal_of)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._recover()
@@ -152,7 +156,7 @@ class _Writer:
         except BaseException:
             self._recover()
             raise
-        return [_translated(result) for result in results]
+        return results
 
     def rest(self) -> None:
         """Copy the log into the file and cut it, while nobody writes."""
@@ -175,12 +179,6 @@ class _Writer:
                 self._connection.close()
             self._connection = _open(self._path, self._busy_seconds)
             self._tx = SqliteTransaction(self._connection, self._queries)
-
-
-def _translated(result: Any) -> Any:
-    if isinstance(result, sqlite3.IntegrityError):
-        return Conflict(f"It contradicts what is stored already ({result}).")
-    return result
 
 
 class _Readers:
@@ -243,9 +241,9 @@ class SqliteDatabase:
         lock, writer, readers = await asyncio.to_thread(_open_all, path, busy_seconds)
         return cls(path, lock, writer, readers, idle_seconds)
 
-    async def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> R:
+    def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> Coroutine[Any, Any, R]:
         """Apply `operation` to `item` and return its result once it is durable."""
-        return await self._commits.write(operation, item, weight)
+        return self._commits.write(operation, item, weight)
 
     async def read(self, view: View[R]) -> R:
         """Return what `view` sees."""

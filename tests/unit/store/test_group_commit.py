@@ -48,7 +48,7 @@ class ListEngine:
         self.batches.append(len(writes))
         tx: Any = self.log
         savepoint: Callable[[], Savepoint] = partial(Undo, self.log)
-        return run_batch(tx, writes, savepoint, lambda error: isinstance(error, OSError))
+        return run_batch(tx, writes, savepoint, lambda error: None if isinstance(error, OSError) else error)
 
     def rest(self) -> None:
         self.rests.set()

@@ -32,8 +32,9 @@ UPDATE lease SET confirmed_at = :confirmed_at, deadline_at = :deadline_at WHERE 
 UPDATE lease SET cancel = :cancel WHERE job = :job
 
 -- name: insert_attempt
-INSERT INTO attempt (job, fence, nonce, attempt, runner, offered_at, confirmed_at, ended_at, ended, outcome)
-VALUES (:job, :fence, :nonce, :attempt, :runner, :offered_at, :confirmed_at, :ended_at, :ended, :outcome)
+INSERT INTO attempt (ended_at, ended, outcome, job, fence, nonce, attempt, runner, offered_at, confirmed_at)
+SELECT :ended_at, :ended, :outcome, job, fence, nonce, attempt, runner, offered_at, confirmed_at
+FROM lease WHERE job = :job
 
 -- name: attempts_of_job
 SELECT job, attempt, fence, runner, offered_at, confirmed_at, ended_at, ended, outcome
@@ -78,13 +79,13 @@ FROM lease l LEFT JOIN runner_seen s ON s.runner = l.runner
 SELECT min(due_at) FROM timer
 
 -- name: all_leases
-SELECT l.job, l.fence, l.nonce, l.runner, l.attempt, l.offered_at, l.offer_until, l.confirmed_at, l.deadline_at,
-       l.cancel, j.kind, j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts
+SELECT l.job, l.fence, l.nonce, l.attempt, l.confirmed_at, l.cancel, j.kind, j.caps, j.ready_at, j.max_attempts,
+       l.runner, j.subject, l.deadline_at, j.timeout_ms
 FROM lease l JOIN job j ON j.id = l.job ORDER BY l.fence
 
 -- name: leases_of_runner
-SELECT l.job, l.fence, l.nonce, l.runner, l.attempt, l.offered_at, l.offer_until, l.confirmed_at, l.deadline_at,
-       l.cancel, j.kind, j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts
+SELECT l.job, l.fence, l.nonce, l.attempt, l.confirmed_at, l.cancel, j.kind, j.caps, j.ready_at, j.max_attempts,
+       l.runner, j.subject, l.deadline_at, j.timeout_ms
 FROM lease l JOIN job j ON j.id = l.job WHERE l.runner = :runner ORDER BY l.fence
 
 -- name: leases_step_back

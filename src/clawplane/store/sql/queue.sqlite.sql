@@ -1,8 +1,16 @@
 -- Statements over a set of ids. PostgreSQL writes them with unnest(:jobs::bigint[]), and pick_ready with SKIP LOCKED.
 
 -- name: leases_of_jobs
-SELECT l.job, l.fence, l.nonce, l.runner, l.attempt, l.offered_at, l.offer_until, l.confirmed_at, l.deadline_at,
-       l.cancel, j.kind, j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts
+SELECT l.job, l.fence, l.nonce, l.attempt, l.confirmed_at, l.cancel, j.kind, j.caps, j.ready_at, j.max_attempts,
+       l.runner, j.subject, l.deadline_at, j.timeout_ms
+FROM json_each(:jobs) wanted JOIN lease l ON l.job = wanted.value JOIN job j ON j.id = l.job
+
+-- name: claims_of_jobs
+SELECT l.job, l.fence, l.nonce, l.attempt, l.confirmed_at, l.cancel, j.kind, j.caps, j.ready_at, j.max_attempts
+FROM json_each(:jobs) wanted JOIN lease l ON l.job = wanted.value JOIN job j ON j.id = l.job
+
+-- name: offers_of_jobs
+SELECT l.job, l.fence, l.nonce, l.runner, l.offer_until, l.confirmed_at, l.cancel, j.kind, j.caps, j.timeout_ms
 FROM json_each(:jobs) wanted JOIN lease l ON l.job = wanted.value JOIN job j ON j.id = l.job
 
 -- name: delete_leases
