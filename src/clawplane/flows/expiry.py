@@ -3,8 +3,9 @@
 `run` sleeps until the earliest moment at which there is something to end. That moment is kept here and moves closer
 with every offer and confirmation (`not_later_than`), so nothing is polled and an idle system sleeps for good.
 
-Silence is judged only while this process could have heard: after a start, and whenever the loop was late by more than a
-heartbeat (a suspended machine, a stalled process), runners get a full silence time to speak before they count as dead.
+Silence is judged only while this process could have heard: after a start, whenever the loop was late by more than a
+heartbeat (a suspended machine, a stalled process), and when the store refused (a full disk, a locked database), runners
+get a full silence time to speak before they count as dead.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Expiry:
                 await self._expire()
             except StoreError as error:
                 _log.warning("expiry waits: %s", error.message)
+                self._be_patient()  # no sign of life could be stored either
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             await self._sleep()
