@@ -122,6 +122,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             limits=RunLimits(max_running=settings.max_running_runs, max_subtasks=settings.max_subtasks),
         )
         links = Links(store.keys, clock, lifetime_seconds=settings.link_lifetime)
+        await links.prepare()
         flows = Flows(
             packages=packages,
             runs=runs,

@@ -66,11 +66,20 @@ class Links:
             raise _refusal("has expired")
         return link
 
+    async def prepare(self) -> None:
+        """Make the installation's secret unless it has one, so that no link needs a write when the disk is full."""
+        await self._own_secret()
+
     async def _mac(self, payload: bytes) -> bytes:
+        return hmac.new(await self._own_secret(), payload, hashlib.sha256).digest()
+
+    async def _own_secret(self) -> bytes:
         if self._secret is None:
-            kept = await self._keys.set_setting_once(_SETTING, secrets.token_hex(32))
+            kept = await self._keys.setting(_SETTING)
+            if kept is None:
+                kept = await self._keys.set_setting_once(_SETTING, secrets.token_hex(32))
             self._secret = bytes.fromhex(kept)
-        return hmac.new(self._secret, payload, hashlib.sha256).digest()
+        return self._secret
 
 
 def _refusal(why: str) -> InvalidToken:
