@@ -23,8 +23,8 @@ from sdk import CoreSDK
 given = CoreSDK.Parameter.get_input_json_dict()
 for number in range(given["n"]):
     CoreSDK.Result.push_data({"part": given.get("url", ""), "number": number})
-    if number in (given["n"] // 2, given["n"] - 1):
-        print(f"at {number}", flush=True)
+    if number == given["n"] // 2:
+        print("half way", flush=True)
         time.sleep(given.get("pause", 0))
     time.sleep(given.get("each", 0))
 """
@@ -163,8 +163,9 @@ class Parts:
 
     def rows(self, slug: str) -> list[dict[str, Any]]:
         """Return the rows of a run as its export has them."""
-        link = self.http.get(f"/api/v2/worker-runs/{slug}/result/export", params={"format": "jsonl"}).json()["data"]
-        (url,) = link.values()
+        link = self.http.get(f"/api/v2/worker-runs/{slug}/result/export", params={"format": "jsonl"})
+        assert link.status_code == 200, link.text
+        (url,) = link.json()["data"].values()
         return [json.loads(line) for line in self.http.get(url).text.splitlines()]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
-from fault_parts import TOKEN
+from fault_parts import TOKEN, Parts
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -104,7 +104,7 @@ class PlayedRunner:
         welcome = self._codec.from_server(await self._socket.recv(decode=False))
         assert isinstance(welcome, Welcome), welcome
         self._tasks = [asyncio.create_task(self._read(self._socket)), asyncio.create_task(self._beat())]
-        await self.say(Free(free=self.free))
+        await self.tell_free()
         return welcome
 
     async def vanish(self) -> None:
@@ -117,6 +117,13 @@ class PlayedRunner:
         if socket is not None:
             socket.transport.close()
             await socket.wait_closed()
+
+    async def is_cut(self) -> None:
+        """Wait until the control plane has closed the link."""
+        assert self._socket is not None
+        async with asyncio.timeout(PATIENCE):
+            await self._socket.wait_closed()
+        await self.vanish()
 
     async def _read(self, socket: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -152,6 +159,10 @@ class PlayedRunner:
                     await self._news.wait()
         except TimeoutError:
             raise AssertionError(f"no {kind.__name__} of {job} was heard; heard was {self._heard}") from None
+
+    async def tell_free(self) -> None:
+        """Say how many slots are free."""
+        await self.say(Free(free=self.free))
 
     async def is_offered(self) -> Offer:
         """Wait for an offer; its slot is taken from then on."""
@@ -211,3 +222,12 @@ class PlayedRunner:
 def claim(offer: Offer) -> Claim:
     """Return what proves that a word belongs to an offer's lease."""
     return Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
+
+
+async def ready_worker(parts: Parts) -> str:
+    """Have a Worker whose environment a played runner has built."""
+    builder = PlayedRunner(parts.plane.url, slots=0, builds=1)
+    await builder.connect()
+    worker, _ = await asyncio.gather(asyncio.to_thread(parts.push), builder.build())
+    await builder.vanish()
+    return worker

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from fault_parts import Parts, kill
 from history_check import check_host, check_rest, check_run
-from played_runner import PlayedRunner
+from played_runner import PlayedRunner, ready_worker
 from watched_proxy import Frame, WatchedProxy
 
 from clawplane.domain.leases import Offer
@@ -165,15 +165,6 @@ def points_of_the_control_plane() -> list[Point]:
         Point("end sent, not arrived", stored_all, end, ends),
         Point("ended, answer not heard", ended, nothing, ends_again),
     ]
-
-
-async def ready_worker(parts: Parts) -> str:
-    """Have a Worker whose environment a played runner has built."""
-    builder = PlayedRunner(parts.plane.url, slots=0, builds=1)
-    await builder.connect()
-    worker, _ = await asyncio.gather(asyncio.to_thread(parts.push), builder.build())
-    await builder.vanish()
-    return worker
 
 
 async def reached(parts: Parts, worker: str, points: Sequence[Point]) -> list[str]:
