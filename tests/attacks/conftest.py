@@ -149,6 +149,10 @@ class Arena:
             assert left > 0, "waited in vain for the sandbox"
             self._take_in(left)
 
+    def cgroup_bases(self) -> list[str]:
+        """Return the driver's own directories in the cgroup hierarchies."""
+        return _bases(self.process.pid)
+
     def own_uids(self) -> set[int]:
         """Return every uid that belongs to this arena's guests, and the ordinary user's own."""
         return {self.uid} if self.uid else set(range(self.first_uid, self.first_uid + UIDS_PER_ARENA))
@@ -248,7 +252,7 @@ class Traces:
 def _traces(arena: Arena) -> Traces:
     uids = arena.own_uids()
     return Traces(
-        processes=frozenset(pid for pid in _pids() if _uid(pid) in uids),
+        processes=frozenset(pid for pid in _pids() if _uid(pid) in uids and not _is_zygote(pid)),
         mounts=tuple(_mounts_in(arena.directory)),
         ipc=tuple(line for name in ("shm", "sem", "msg") for line in _owned_ipc(name, uids)),
         shared_memory=tuple(each.name for each in os.scandir("/dev/shm") if _owner(each) in uids),
@@ -269,6 +273,14 @@ def _uid(pid: int) -> int:
             if line.startswith("Uid:"):
                 return int(line.split()[1])
     return -1
+
+
+def _is_zygote(pid: int) -> bool:
+    """Tell whether a process is a zygote or its outer half, which come and go on their own."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return words.startswith(b"zygote\0") or b"inside/main.py" in words
+    return True
 
 
 def _owner(entry: os.DirEntry[str]) -> int:
@@ -294,12 +306,20 @@ def _mounts_in(directory: Path) -> list[str]:
 
 
 def _guest_groups(driver: int) -> list[str]:
-    found = []
-    for line in _lines("/proc/self/mountinfo"):
-        before, _, after = line.partition(" - ")
-        if after.startswith("cgroup"):
-            found += [str(path) for path in Path(before.split()[4]).glob(f"**/clawplane-{driver}*/guest-*")]
-    return sorted(found)
+    return sorted(
+        path for base in _bases(driver) for path in _below(base) if os.path.basename(path).startswith("guest-")
+    )
+
+
+def _bases(driver: int) -> list[str]:
+    """Return the runner's directories in every cgroup hierarchy; others come and go meanwhile."""
+    points = [line.split(" ")[4] for line in _lines("/proc/self/mountinfo") if " - cgroup" in line]
+    names = {f"clawplane-{driver}", f"clawplane-{driver}.1"}
+    return [path for point in points for path in _below(point) if os.path.basename(path) in names]
+
+
+def _below(top: str) -> list[str]:
+    return [os.path.join(directory, name) for directory, names, _ in os.walk(top) for name in names]
 
 
 @dataclass(frozen=True)
@@ -344,7 +364,7 @@ def arena(fortress: Arena, canary: Path) -> Iterator[Arena]:
     fortress.guests.clear()
     for each in watched:
         each.check()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE / 3
     after = _traces(fortress)
     while not _no_more_than(before, after) and time.monotonic() < end:
         after = _traces(fortress)

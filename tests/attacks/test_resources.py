@@ -6,6 +6,7 @@ nothing) the guest meets rlimits first: it may end by its own error instead, but
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import Any
 
@@ -109,8 +110,8 @@ def test_the_guest_locks_memory(arena: Any) -> None:  # 39
 import mmap
 m = mmap.mmap(-1, 8 << 20)
 address = ctypes.addressof(ctypes.c_char.from_buffer(m))
-lock = lambda size: errno.errorcode[ctypes.get_errno()] if _libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)) else 'done'
-say([lock(8 << 20), errno.errorcode[ctypes.get_errno()] if _libc.mlockall(3) else 'done'])"""
+answer = lambda failed: errno.errorcode[ctypes.get_errno()] if failed else 'done'
+say([answer(_libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(8 << 20))), answer(_libc.mlockall(3))])"""
     assert set(arena.ask(code)) <= {"ENOMEM", "EPERM", "EAGAIN"}
 
 
@@ -236,7 +237,8 @@ def test_the_guest_leaves_a_tree_that_is_hard_to_remove(shape: str, arena: Any) 
         "deep": "os.chdir('/work')\nfor _ in range(2000): os.mkdir('d' * 200); os.chdir('d' * 200)",
         "long names": "for i in range(2000): open('/work/' + f'{i:04}' + 'n' * 250, 'w').close()",
         "odd names": r"""
-for name in (b'\xff\xfe', b'\n', b'\x1b[2J', b'-rf', b'~', b'\xe2\x80\xae', b' ', b'CON'): open(b'/work/' + name, 'w').close()
+for name in (b'\xff\xfe', b'\n', b'\x1b[2J', b'-rf', b'~', b'\xe2\x80\xae', b' ', b'CON'):
+    open(b'/work/' + name, 'w').close()
 os.mkdir('/work/closed'); open('/work/closed/file', 'w').close(); os.chmod('/work/closed', 0)""",
     }[shape]
     guest = arena.python(code + "\nsay(1)", mounts=[["Writable", {"source": str(work), "target": "/work"}]])
@@ -250,8 +252,6 @@ os.mkdir('/work/closed'); open('/work/closed/file', 'w').close(); os.chmod('/wor
 
 def _remove_deep(path: str) -> None:
     """Remove a chain of directories whose path is longer than any path may be."""
-    import os
-
     here = os.open(path, os.O_RDONLY)
     chain = []
     while names := os.listdir(here):
@@ -266,8 +266,6 @@ def _remove_deep(path: str) -> None:
 
 
 def _open_and_retry(function: Any, path: str, _: Any) -> None:
-    import os
-
     os.chmod(os.path.dirname(path), 0o700)
     os.chmod(path, 0o700)
     function(path)

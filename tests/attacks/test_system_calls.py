@@ -336,7 +336,7 @@ def test_a_host_that_cannot_isolate_runs_nothing(arena: Any, tmp_path: Path) -> 
             text=True,
             timeout=60,
             check=False,
-            **change,  # type: ignore[call-overload]
+            **change,
         )
         assert result.stdout.startswith(expected), (result.stdout, result.stderr)
         if expected == "REFUSED":

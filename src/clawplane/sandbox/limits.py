@@ -34,7 +34,8 @@ def apply_rlimits(limits: Limits, *, cgroups: bool) -> None:
     if limits.file_size is not None:
         _limit(resource.RLIMIT_FSIZE, limits.file_size)
     if limits.cpu_time is not None:
-        _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_time) + (1 if cgroups else 0))
+        seconds = math.ceil(limits.cpu_time) + (1 if cgroups else 0)
+        _limit(resource.RLIMIT_CPU, seconds, hard=seconds + 1)  # SIGXCPU first: it tells the verdict why
     if cgroups:
         return
     if limits.memory is not None:
@@ -44,7 +45,8 @@ def apply_rlimits(limits: Limits, *, cgroups: bool) -> None:
         _limit(resource.RLIMIT_NPROC, limits.processes)
 
 
-def _limit(kind: int, value: int) -> None:
-    hard = resource.getrlimit(kind)[1]
-    bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (bound, bound))
+def _limit(kind: int, value: int, *, hard: int | None = None) -> None:
+    present = resource.getrlimit(kind)[1]
+    wanted = (value, value if hard is None else hard)
+    soft, final = wanted if present == resource.RLIM_INFINITY else (min(each, present) for each in wanted)
+    resource.setrlimit(kind, (soft, final))
