@@ -227,3 +227,36 @@ def _popen(plane: Any, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_control_plane_that_is_asked_to_end_closes_its_store_and_exits_with_0(
+    make_plane: Callable[..., Any], number: int
+) -> None:
+    plane = make_plane()
+    serve = plane.spawn("serve", "--port", str(plane.port), "--data", str(plane.data), until="listens on")
+    with plane.http() as http:
+        assert http.get("/healthz").status_code == 503
+    serve.send_signal(number)
+    assert serve.wait(10) == 0
+    assert sorted(path.name for path in plane.data.glob("clawplane.db*")) == ["clawplane.db", "clawplane.db.lock"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_runner_that_reaches_no_control_plane_says_so_and_ends_at_once_when_asked(
+    make_plane: Callable[..., Any], number: int
+) -> None:
+    plane = make_plane()
+    (plane.data / "token").write_text("f" * 64)
+    runner = plane.spawn(
+        "runner",
+        "--url",
+        plane.url,
+        "--data",
+        str(plane.data),
+        "--token-file",
+        str(plane.data / "token"),
+        until="No link to the control plane",
+    )
+    runner.send_signal(number)
+    assert runner.wait(10) == 0

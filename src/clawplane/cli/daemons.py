@@ -10,6 +10,7 @@ import secrets
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
@@ -48,6 +49,21 @@ def _end_with(parent: int | None) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit(FAILED)
+
+
+def _leave_in_order() -> None:
+    """Let SIGTERM and SIGINT end this process through its `finally` clauses, with exit code 0.
+
+    The HTTP server takes both while it serves and raises them again when it has shut down, which by default would end
+    the process right there, with the store still open.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the store is being closed: whoever is impatient has SIGKILL
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
 
 def _refuse(error: ClawplaneError, *, code: int | None = None) -> NoReturn:
@@ -130,6 +146,7 @@ def serve(
     except ClawplaneError as error:
         _refuse(error)
     logs.configure(settings.log_level, name="serve")
+    _leave_in_order()
     from clawplane import wiring  # noqa: PLC0415 - the servers' imports would slow down every other command
 
     try:
