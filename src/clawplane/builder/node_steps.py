@@ -7,6 +7,9 @@ Theory of operation
     never an .npmrc. Script step, only when a package has an install script: `npm rebuild`, with the build's own
     directory and nothing else, no network, no token. Native add-ons that compile or select a binary work; a script
     that wants to download fails, which is reported in the log and does not fail the build.
+
+    A package-lock.json names what every platform needs, with the hash of each archive, which npm checks; so a lock of
+    another runner's build is installed as it is on any host. The Worker's own lock file wins over both others.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from clawplane.builder.plan import MAXIMUM_LOCK_BYTES, NodePlan
 from clawplane.builder.python_steps import TREE
 from clawplane.builder.steps import SEARCH_PATH, Build
 from clawplane.builder.tools import NodeRuntime
-from clawplane.builder.tree import UnusableTree, read_regular, remove
+from clawplane.builder.tree import UnusableTree, names_in, read_regular, remove
 
 _NOISE = ("A complete log of this run", "Log files were not written", "code ", "errno ", "syscall ")
 _NO_DOWNLOADS = {"PUPPETEER_SKIP_DOWNLOAD": "1", "PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD": "1"}
@@ -35,18 +38,25 @@ class NodeInstaller:
     access: IndexAccess
     shared: Path
 
-    async def install(self, build: Build, plan: NodePlan, *, lock: str | None) -> str:
-        """Install a plan and return its lock, the text of package-lock.json; `lock` is the one of an earlier build."""
+    async def install(self, build: Build, plan: NodePlan, *, given: str | None, known: str | None) -> str:
+        """Install a plan and return its lock, the text of package-lock.json.
+
+        given: the lock of another runner's build; known: of an earlier build here.
+        """
         tree = build.directory / TREE
         (tree / "node_modules").mkdir(parents=True)
         if not plan.manifest:
             return ""
-        locked = plan.lock if plan.lock is not None else lock.encode() if lock else None
+        if given and plan.lock is None:
+            build.log.say("Installing exactly what the first build of this version locked.")
+        earlier = given or known
+        locked = plan.lock if plan.lock is not None else earlier.encode() if earlier else None
         if not await self._fetch(build, plan, locked, tree):
             raise BuildFailed(_explain(build), build.log.tail)
         written = _read_lock(tree)
         if '"hasInstallScript": true' in written:
             await self._run_scripts(build, tree)
+        _require_modules(tree)
         return written
 
     async def _fetch(self, build: Build, plan: NodePlan, locked: bytes | None, tree: Path) -> bool:
@@ -123,6 +133,14 @@ def _read_lock(tree: Path) -> str:
         return read_regular(tree / "package-lock.json", MAXIMUM_LOCK_BYTES).decode("utf-8", "replace")
     except UnusableTree:
         return ""
+
+
+def _require_modules(tree: Path) -> None:
+    """Refuse a tree whose node_modules a script has replaced: it is mounted by its name, and a link would be followed."""
+    try:
+        names_in(tree, "node_modules", maximum=1)
+    except UnusableTree as error:
+        raise BuildFailed(f"The installed environment cannot be used: {error}") from None
 
 
 def _explain(build: Build) -> str:

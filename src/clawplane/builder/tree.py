@@ -67,6 +67,8 @@ def read_regular(path: Path, maximum: int) -> bytes:
 
 
 def _walk(root: Path, *, seal: bool) -> Measure:
+    if not stat.S_ISDIR(os.lstat(root).st_mode):
+        raise UnusableTree(f"{root.name} is no directory.")  # a link here would lead all that follows to another tree
     size = entries = 0
     counted: set[int] = set()
     pending = [(os.fspath(root), 0)]

@@ -88,3 +88,29 @@ async def test_a_runner_without_node_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "node").symlink_to("/bin/true")
     with pytest.raises(BuildFailed, match=r"no npm: install Node\.js"):
         await find_node({"PATH": str(tmp_path)})
+
+
+@needs_npm
+@pytest.mark.parametrize(
+    "swap", ["rm -rf tree && ln -s {outside} tree", "rm -rf tree/node_modules && ln -s {outside} tree/node_modules"]
+)
+async def test_an_install_script_that_swaps_the_environment_for_a_link_gets_nothing_kept_and_touches_nothing(
+    root, node_cache, launcher, tmp_path: Path, swap: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "node_modules").mkdir(parents=True, mode=0o700)
+    secret = outside / "node_modules" / "secret"
+    secret.write_text("of the host")
+    secret.chmod(0o600)
+    installed = """echo '{"lockfileVersion": 3, "x": {"hasInstallScript": true}}' > tree/package-lock.json"""
+    run = launcher.run
+
+    async def stand_in(argv, **how):
+        script = swap.format(outside=outside) if "rebuild" in argv else installed
+        return await run(["sh", "-c", script], **how)
+
+    launcher.run = stand_in
+    with pytest.raises(BuildFailed, match="cannot be (kept|used)"):
+        await node_cache.ensure(plan_node(manifest(**{"left-pad": "^1.3.0"}), None), launcher=launcher, on_log=ignore)
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert [*(root / "environments").iterdir()] == []

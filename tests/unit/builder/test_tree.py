@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_sealing_touches_nothing_behind_a_link(tmp_path: Path) -> None:
     (tree / "directory").symlink_to(tmp_path)
     assert seal(tree).entries == 2
     assert outside.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("walk", [seal, measure])
+def test_a_link_in_place_of_the_tree_itself_is_refused_and_not_followed(
+    tmp_path: Path, walk: Callable[[Path], object]
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir(mode=0o700)
+    (outside / "secret").write_text("x")
+    (outside / "secret").chmod(0o600)
+    os.mkfifo(outside / "pipe")
+    (tmp_path / "tree").symlink_to(outside)
+    with pytest.raises(UnusableTree, match="no directory"):
+        walk(tmp_path / "tree")
+    assert outside.stat().st_mode & 0o777 == 0o700
+    assert (outside / "secret").stat().st_mode & 0o777 == 0o600
+    assert (outside / "pipe").exists()
 
 
 def test_a_link_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
