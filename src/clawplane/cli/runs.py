@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -17,43 +16,13 @@ from clawplane.cli.ending import run
 from clawplane.cli.log_printer import LogPrinter
 from clawplane.cli.output import FAILED, plain, say, show_json, show_table, size, tell
 from clawplane.cli.progress import progress
+from clawplane.cli.run_input import input_object
 from clawplane.client.runs import Run
-from clawplane.domain.errors import InvalidArgument
 
 app = App(name="runs", help="Start, watch, read and export runs.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
 Format = Literal["csv", "json", "jsonl"]
-_EXAMPLE = 'Give an object, such as {"n": 1}.'
-
-
-def _input_object(text: str | None, file: Path | None) -> msgspec.Raw:
-    """Return the input as it was written, once it is known to be a JSON object."""
-    if text is not None and file is not None:
-        raise InvalidArgument("--input and --input-file exclude each other.", hint="Give one of them.")
-    if file is not None:
-        text = _read(file)
-    text = "{}" if text is None else text
-    try:
-        data = text.encode()
-        value = msgspec.json.decode(data)
-    except RecursionError:
-        raise InvalidArgument("The input is nested too deep.", hint=_EXAMPLE) from None
-    except ValueError as error:
-        raise InvalidArgument(f"The input is not JSON: {error}", hint=_EXAMPLE) from None
-    if not isinstance(value, dict):
-        raise InvalidArgument("The input is not a JSON object.", hint=_EXAMPLE)
-    return msgspec.Raw(data)
-
-
-def _read(file: Path) -> str:
-    try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidArgument(f"{file}: {error.strerror}.", hint="Name a UTF-8 JSON file.") from None
-    except UnicodeDecodeError:
-        raise InvalidArgument(f"{file} is not UTF-8.", hint="Name a UTF-8 JSON file.") from None
 
 
 async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
@@ -139,7 +108,7 @@ def start(
     """
     asked = {"memory": memory, "cpus": cpus, "execute_limit_time_seconds": timeout}
     system = {name: value for name, value in asked.items() if value is not None}
-    custom = _input_object(input_, input_file)  # before the loop: a Ctrl-C has to end a read from the terminal
+    custom = input_object(input_, input_file)  # before the loop: a Ctrl-C has to end a read from the terminal
 
     async def work() -> None:
         async with connect() as api:

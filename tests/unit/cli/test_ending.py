@@ -256,12 +256,12 @@ def test_ctrl_c_ends_a_command_that_waits_for_its_input(environment: dict[str, s
 
 
 _MARKED = """
-import clawplane.cli.runs as runs, sys
-read = runs._read
+import clawplane.cli.run_input as run_input, sys
+read = run_input._read
 def marked(file):
     print("reading", flush=True)
     return read(file)
-runs._read = marked
+run_input._read = marked
 from clawplane.__main__ import main
 sys.argv = ["clawplane", *sys.argv[1:]]
 main()
