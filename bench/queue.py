@@ -29,6 +29,7 @@ from clawplane.store import Store, open_store
 NOW = 1_780_000_000_000
 SPEC = b"s" * 300
 OUTCOME = Outcome(succeeded=True, reason="exit", exit_code=0, wall_ms=5, cpu_ms=3)
+SLOTS = 8
 BAR = 50_000
 """Jobs per second that issue and docs promise; the best SQLite queue library measured did 7,700."""
 
@@ -81,7 +82,7 @@ async def grouped(store: Store, jobs: int, runners: int, batch: int) -> None:
     await asyncio.gather(
         *(store.queue.submit([job(n) for n in range(at + 1, at + batch + 1)]) for at in range(0, jobs, batch))
     )
-    done = sum(await asyncio.gather(*(drain(store, runners, 4) for _ in range(2))))
+    done = sum(await asyncio.gather(*(drain(store, runners, SLOTS) for _ in range(2))))
     if done != jobs:
         raise SystemExit(f"{jobs} jobs were submitted, {done} ended")
 
@@ -90,7 +91,7 @@ async def whole_runs(store: Store, jobs: int, runners: int, batch: int) -> None:
     """Do the same with runs of `batch` subtasks."""
     runs = jobs // batch
     await asyncio.gather(*(store.runs.start(new_run(n, batch), max_running=10**9) for n in range(runs)))
-    await asyncio.gather(*(drain(store, runners, 4) for _ in range(2)))
+    await asyncio.gather(*(drain(store, runners, SLOTS) for _ in range(2)))
     count, _ = await store.runs.page(RunFilter(status=RunStatus.SUCCEEDED), limit=1, offset=0)
     if count != runs:
         raise SystemExit(f"{runs} runs were started, {count} succeeded")
@@ -137,7 +138,7 @@ async def measure(jobs: int, runners: int, batch: int, rounds: int) -> list[Figu
         together.append(await rate(lambda store: grouped(store, jobs, runners, batch), jobs))
         runs.append(await rate(lambda store: whole_runs(store, jobs, runners, batch), jobs))
     base = median(alone)
-    note = f"best {max(together):,.0f}; {runners} runners x 4 slots, submitted by {batch}"
+    note = f"best {max(together):,.0f}; {runners} runners x {SLOTS} slots, submitted by {batch}"
     value = median(together)
     return [
         Figure("submit, offer, confirm, finish: one call at a time", base, "jobs/s"),
@@ -165,7 +166,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=40_000)
-    parser.add_argument("--runners", type=int, default=50)
+    parser.add_argument("--runners", type=int, default=100)
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

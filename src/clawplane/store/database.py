@@ -62,8 +62,8 @@ View = Callable[[Transaction], Coroutine[Any, Any, R]]
 class Database(Protocol):
     """One database, whichever engine keeps it."""
 
-    async def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> R:
-        """Apply `operation` to `item` and return its result once it is durable.
+    def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> Awaitable[R]:
+        """Apply `operation` to `item`; await the result, which comes once it is durable.
 
         Waits while too much is queued; `weight` is the item's size in bytes where it matters. Raises the item's own
         refusal, StoreBusy, StoreFull, StoreError, or Unavailable after close. A caller that is cancelled does not

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -131,12 +132,10 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def write(self, operation: Operation[Any, R], item: Any, weight: int) -> R:
-        """Queue one item and return its result after the commit."""
-        while self._queued >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES:
-            room = self._loop.create_future()
-            self._room.append(room)
-            await room
+    def write(self, operation: Operation[Any, R], item: Any, weight: int) -> Awaitable[R]:
+        """Queue one item; what is returned waits for its result after the commit, or for room first."""
+        if self._queued >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES:
+            return self._write_when_there_is_room(operation, item, weight)
         if self._closing:
             raise Unavailable("The store is closed.")
         answer: asyncio.Future[R] = self._loop.create_future()
@@ -145,7 +144,13 @@ class GroupCommit:
         if not self._collecting:
             self._loop.call_soon(self._hand_over)
         self._collecting.append(Write(operation, item, answer, weight))
-        return await answer
+        return answer
+
+    async def _write_when_there_is_room(self, operation: Operation[Any, R], item: Any, weight: int) -> R:
+        room = self._loop.create_future()
+        self._room.append(room)
+        await room
+        return await self.write(operation, item, weight)
 
     async def close(self) -> None:
         """Commit what was accepted and end the thread."""
@@ -194,7 +199,8 @@ class GroupCommit:
             results: Sequence[Any] = self._engine.commit(batch)
         except Exception as error:  # whatever went wrong, the callers must hear of it and the thread must live
             results = [error] * len(batch)
-        self._loop.call_soon_threadsafe(self._deliver, batch, results)
+        with suppress(RuntimeError):  # the loop was closed without closing the store: nobody waits any more
+            self._loop.call_soon_threadsafe(self._deliver, batch, results)
 
     def _deliver(self, batch: list[Write], results: Sequence[Any]) -> None:
         for write, result in zip(batch, results, strict=True):

@@ -13,7 +13,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from operator import itemgetter
@@ -33,6 +33,7 @@ R = TypeVar("R")
 BUSY_SECONDS = 5.0
 IDLE_SECONDS = 2.0
 READERS = 3
+_WORTH_CUTTING = 1 << 20
 
 _SETTINGS = (
     "PRAGMA journal_mode=WAL",
@@ -159,14 +160,19 @@ class _Writer:
         return results
 
     def rest(self) -> None:
-        """Copy the log into the file and cut it, while nobody writes."""
+        """Copy the log into the file and cut it while nobody writes, if it is worth the trouble."""
+        with suppress(OSError):
+            if self._path.with_name(self._path.name + "-wal").stat().st_size >= _WORTH_CUTTING:
+                self._cut_log()
+
+    def _cut_log(self) -> None:
         with suppress(sqlite3.Error):  # a reader may hold an old state, or the disk be full: the next rest tries again
             self._connection.execute("PRAGMA optimize")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Rest once more and close."""
-        self.rest()
+        """Cut the log and close."""
+        self._cut_log()
         self._connection.close()
 
     def _recover(self) -> None:
@@ -212,6 +218,7 @@ class _Readers:
         if own is None:
             connection = _open(self._path, self._busy_seconds)
             connection.execute("PRAGMA query_only=1")
+            connection.execute("PRAGMA cache_size=-4096")
             self._opened.append(connection)
             own = self._local.own = connection, SqliteTransaction(connection, self._queries)
         return own
@@ -241,7 +248,7 @@ class SqliteDatabase:
         lock, writer, readers = await asyncio.to_thread(_open_all, path, busy_seconds)
         return cls(path, lock, writer, readers, idle_seconds)
 
-    def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> Coroutine[Any, Any, R]:
+    def write(self, operation: Operation[T, R], item: T, *, weight: int = 0) -> Awaitable[R]:
         """Apply `operation` to `item` and return its result once it is durable."""
         return self._commits.write(operation, item, weight)
 
@@ -265,7 +272,7 @@ class SqliteDatabase:
 def _open_all(path: Path, busy_seconds: float) -> tuple[FileLock, _Writer, _Readers]:
     lock = FileLock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise disk_error(error, path) from error

@@ -71,10 +71,10 @@ async def refusing(_: Any, items: Sequence[Any]) -> list[Any]:
     return [Conflict(f"no {item}") if item < 0 else item for item in items]
 
 
-async def hold(engine: ListEngine, commits: GroupCommit) -> asyncio.Task[Any]:
+async def hold(engine: ListEngine, commits: GroupCommit) -> asyncio.Future[Any]:
     """Keep the writer busy with one write until the gate opens."""
     engine.gate.clear()
-    first = asyncio.create_task(commits.write(add, 0, 0))
+    first = asyncio.ensure_future(commits.write(add, 0, 0))
     assert await asyncio.to_thread(engine.entered.wait, 30)
     return first
 
@@ -83,7 +83,7 @@ async def test_what_arrives_while_a_commit_is_in_flight_is_committed_together() 
     engine = ListEngine()
     commits = GroupCommit(engine, idle_seconds=60)
     first = await hold(engine, commits)
-    others = [asyncio.create_task(commits.write(add, number, 0)) for number in range(1, 100)]
+    others = [asyncio.ensure_future(commits.write(add, number, 0)) for number in range(1, 100)]
     await asyncio.sleep(0)
     engine.gate.set()
     assert await asyncio.gather(first, *others) == [number * 10 for number in range(100)]
@@ -133,7 +133,7 @@ async def test_callers_wait_while_too_many_bytes_are_queued(monkeypatch: pytest.
     engine = ListEngine()
     commits = GroupCommit(engine, idle_seconds=60)
     first = await hold(engine, commits)
-    others = [asyncio.create_task(commits.write(add, number, 60)) for number in range(1, 6)]
+    others = [asyncio.ensure_future(commits.write(add, number, 60)) for number in range(1, 6)]
     for _ in range(5):
         await asyncio.sleep(0)
     engine.gate.set()
@@ -154,7 +154,7 @@ async def test_closing_commits_what_was_accepted_and_refuses_the_rest() -> None:
     engine = ListEngine()
     commits = GroupCommit(engine, idle_seconds=60)
     first = await hold(engine, commits)
-    second = asyncio.create_task(commits.write(add, 1, 0))
+    second = asyncio.ensure_future(commits.write(add, 1, 0))
     await asyncio.sleep(0)
     closing = asyncio.create_task(commits.close())
     await asyncio.sleep(0)
