@@ -39,7 +39,8 @@ from clawplane.builder.gate import Destination
 from clawplane.builder.launcher import Launcher
 from clawplane.builder.node_steps import NodeInstaller
 from clawplane.builder.plan import GoPlan, Language, NodePlan, Plan, PythonPlan, fingerprint
-from clawplane.builder.python_steps import TREE, PythonInstaller, installed_versions
+from clawplane.builder.python_lock import read_python_lock
+from clawplane.builder.python_steps import TREE, PythonInstaller
 from clawplane.builder.requirements import Requirement
 from clawplane.builder.steps import Build
 from clawplane.builder.tools import NodeRuntime, Tools, find_node
@@ -57,9 +58,9 @@ class Environment:
     """One installed set of dependencies.
 
     path: the tree, to be shown read-only at the cache's mount point; the other paths are inside it. lock: what was
-    installed, `name==version` lines for Python and package-lock.json for Node. warm: versions of grpcio, protobuf and
-    typing-extensions, as far as installed. size in bytes; compiled: byte-code is there,
-    see EnvironmentCache.compile; reused: it was there already.
+    installed, exact versions with hashes for Python (see `python_lock`), package-lock.json for Node. warm: versions of
+    grpcio, protobuf and typing-extensions, as far as installed. size in bytes; compiled: byte-code is there, see
+    EnvironmentCache.compile; reused: it was there already.
     """
 
     fingerprint: str
@@ -73,6 +74,15 @@ class Environment:
     size: int
     compiled: bool
     reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What to build: a plan, the lock of another runner's build if there is one, and whether set-up code may run."""
+
+    plan: Plan
+    lock: str | None
+    sources: bool
 
 
 class EnvironmentCache:
@@ -104,20 +114,26 @@ class EnvironmentCache:
         self,
         plan: Plan,
         *,
+        lock: str | None = None,
         launcher: Launcher,
         on_log: Callable[[str], None],
         on_progress: Callable[[str], None] = lambda phase: None,
     ) -> Environment:
         """Return the environment of a plan, building it first when it is not there.
 
+        lock: what another runner's build of the plan locked; the environment is built exactly from it, its hashes
+        checked, and never resolved anew, unless it was made for another platform or Python, which the log then says.
+        An environment that is there already is returned whatever it was built from.
+
         Raises BuildFailed with the installer's own message. However many callers ask for one plan at once, in any
         number of processes, it is built once; callers that wait get no log.
         """
-        runtime = (await self._find_node()).version if isinstance(plan, NodePlan) else self._python_runtime
-        name = fingerprint(
-            plan, runtime=runtime, platform=self._tools.platform, configuration=self._tools.indexes.digest
-        )
-        return await self._ensure(name, plan, launcher, BuildLog(on_log, on_progress), sources=True)
+        name = await self._name(plan)
+        return await self._ensure(name, _Order(plan, lock, sources=True), launcher, BuildLog(on_log, on_progress))
+
+    async def find(self, plan: Plan) -> Environment | None:
+        """Return the environment of a plan when it is there; nothing is built or fetched."""
+        return await self._open(await self._name(plan), reused=True)
 
     async def ensure_warm_layer(
         self, warm: dict[str, str], *, launcher: Launcher, on_log: Callable[[str], None] = lambda line: None
@@ -133,7 +149,7 @@ class EnvironmentCache:
             plan, runtime=self._python_runtime, platform=self._tools.platform, configuration=configuration
         )
         log = BuildLog(on_log, lambda phase: None)
-        layer = await self._ensure(name, plan, launcher, log, sources=False)
+        layer = await self._ensure(name, _Order(plan, None, sources=False), launcher, log)
         return (await self.compile(layer, launcher=launcher, on_log=on_log)).site_directories[0]
 
     async def compile(
@@ -180,7 +196,13 @@ class EnvironmentCache:
             self._node = await find_node(self._tools.environ)
         return self._node
 
-    async def _ensure(self, name: str, plan: Plan, launcher: Launcher, log: BuildLog, *, sources: bool) -> Environment:
+    async def _name(self, plan: Plan) -> str:
+        runtime = (await self._find_node()).version if isinstance(plan, NodePlan) else self._python_runtime
+        return fingerprint(
+            plan, runtime=runtime, platform=self._tools.platform, configuration=self._tools.indexes.digest
+        )
+
+    async def _ensure(self, name: str, order: _Order, launcher: Launcher, log: BuildLog) -> Environment:
         if (found := await self._open(name, reused=True)) is not None:
             return found
         async with AsyncExitStack() as stack:
@@ -189,7 +211,7 @@ class EnvironmentCache:
             if (found := await self._open(name, reused=True)) is not None:
                 return found
             await stack.enter_async_context(locked(self._busy / "cache", shared=True))
-            await self._build(name, plan, launcher, log, sources=sources)
+            await self._build(name, order, launcher, log)
             built = await self._open(name, reused=False)
         if built is None:
             raise BuildFailed("The environment vanished while it was built: is the disk full or failing?", log.tail)
@@ -202,25 +224,25 @@ class EnvironmentCache:
         async with turn:
             yield
 
-    async def _build(self, name: str, plan: Plan, launcher: Launcher, log: BuildLog, *, sources: bool) -> None:
+    async def _build(self, name: str, order: _Order, launcher: Launcher, log: BuildLog) -> None:
         directory = self._building / f"{name}.{uuid.uuid4().hex}"
         staging = self._building / f"{name}.{uuid.uuid4().hex}"
         directory.mkdir()
         try:
-            lock = await self._install(Build(directory, launcher, log), plan, self._known_lock(name), sources=sources)
-            await asyncio.to_thread(self._publish, name, plan.language, directory / TREE, staging, lock)
+            lock = await self._install(Build(directory, launcher, log), order, self._known_lock(name))
+            await asyncio.to_thread(self._publish, name, order.plan.language, directory / TREE, staging, lock)
         except (OSError, UnusableTree) as error:
             raise BuildFailed(f"The environment cannot be kept: {error}", log.tail) from error
         finally:
             await asyncio.shield(asyncio.to_thread(_remove_both, directory, staging))
 
-    async def _install(self, build: Build, plan: Plan, lock: str | None, *, sources: bool) -> str:
-        match plan:
+    async def _install(self, build: Build, order: _Order, known: str | None) -> str:
+        match plan := order.plan:
             case PythonPlan():
-                return await self._python.install(build, plan, lock=lock, sources=sources)
+                return await self._python.install(build, plan, given=order.lock, known=known, sources=order.sources)
             case NodePlan():
                 installer = NodeInstaller(await self._find_node(), self._access, self._work)
-                return await installer.install(build, plan, lock=lock)
+                return await installer.install(build, plan, given=order.lock, known=known)
             case GoPlan():
                 build.private_directory(TREE)
                 return ""
@@ -232,7 +254,7 @@ class EnvironmentCache:
         staging.mkdir()
         tree.rename(staging / TREE)
         size = seal(staging / TREE)
-        versions = installed_versions(lock) if language == "python" else {}
+        versions = read_python_lock(lock).versions if language == "python" else {}
         record = {
             "fingerprint": name,
             "language": language,

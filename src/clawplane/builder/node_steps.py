@@ -136,7 +136,7 @@ def _read_lock(tree: Path) -> str:
 
 
 def _require_modules(tree: Path) -> None:
-    """Refuse a tree whose node_modules a script has replaced: it is mounted by its name, and a link would be followed."""
+    """Refuse a tree whose node_modules a script has replaced: it is mounted by name, and a link would be followed."""
     try:
         names_in(tree, "node_modules", maximum=1)
     except UnusableTree as error:

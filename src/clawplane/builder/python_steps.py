@@ -18,23 +18,31 @@ Theory of operation, with the attacker in mind
       cache in the build's directory, which is deleted with it. Nothing of it is ever copied to the shared side; the
       result is an environment that only Workers with the very same requirements use. The gate stays open for build
       requirements, to the indexes only, read-only where credentials are involved, and no credential is inside.
+    * Lock step: the installer is asked, from its own cache and without network, for the hashes of what was installed.
+      After set-up code has run it gets that build's private cache, and may run set-up code again, so it is confined
+      like the sources step; what it is given lies in a file whose name no set-up code could know.
     * Reading the result happens from outside, in `tree`, which follows no link.
+
+    A lock of another runner's build takes the place of the requirements: the same steps, its versions, no resolution.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clawplane.builder.access import IndexAccess
 from clawplane.builder.errors import BuildFailed
 from clawplane.builder.gate import Gate
-from clawplane.builder.plan import PythonPlan
-from clawplane.builder.requirements import canonical_name
+from clawplane.builder.plan import MAXIMUM_LOCK_BYTES, PythonPlan
+from clawplane.builder.python_lock import PythonLock, read_python_lock
+from clawplane.builder.requirements import Requirement, canonical_name
 from clawplane.builder.steps import Build
 from clawplane.builder.tools import Tools
-from clawplane.builder.tree import UnusableTree, names_in, remove
+from clawplane.builder.tree import UnusableTree, names_in, read_regular, remove
 
 TREE = "tree"
 _NO_WHEELS = re.compile(r"no usable wheels|[Ww]heels are required|building from source is disabled")
@@ -56,43 +64,118 @@ class PythonInstaller:
         """Where packages are, relative to the tree."""
         return f"lib/python{self.tools.python.short_version}/site-packages"
 
-    async def install(self, build: Build, plan: PythonPlan, *, lock: str | None, sources: bool) -> str:
-        """Install a plan and return its lock: sorted `name==version` lines.
+    @property
+    def host(self) -> str:
+        """Name the hosts on which a lock made here holds: same Python but for bug fixes, same platform."""
+        runtime = self.tools.python
+        return f"{runtime.implementation}-{runtime.short_version} on {self.tools.platform}"
 
-        lock: of an earlier build of the same plan, tried first and without network; sources: whether source
-        distributions may be built when there are no wheels.
+    async def install(
+        self, build: Build, plan: PythonPlan, *, given: str | None, known: str | None, sources: bool
+    ) -> str:
+        """Install a plan and return its lock, see `python_lock`.
+
+        given: the lock of another runner's build, installed exactly when it was made for hosts like this one; known:
+        of an earlier build of the same plan here, tried first and without network; sources: whether source
+        distributions may be built when there are no wheels (and then the lock gets its hashes, too).
         """
-        tree = build.directory / TREE
-        if not await self._installed(build, plan, lock=lock, sources=sources):
+        lock = read_python_lock(given) if given else None
+        if lock is not None and lock.made_for == self.host:
+            await self._install_locked(build, plan, lock, sources=sources)
+            remove(build.directory / "cache")
+            return lock.text
+        if lock is not None:
+            made_for = lock.made_for or "unknown hosts"
+            build.log.say(f"The lock was made for {made_for}, this runner is {self.host}: resolving here.")
+        cache = await self._installed(build, plan, known=known, sources=sources)
+        if cache is None:
             raise BuildFailed(_explain(build, plan), build.log.tail)
+        found = self._look(build.directory / TREE)
+        if sources:
+            found = await self._add_hashes(build, found, cache)
         remove(build.directory / "cache")
-        return _read_lock(tree, self.site_packages)
+        return found.text
 
-    async def _installed(self, build: Build, plan: PythonPlan, *, lock: str | None, sources: bool) -> bool:
-        if lock and await self._attempt(build, lock, gate=None, flags=["--offline", "--no-deps"]):
-            return True
-        gate = await self._gate(build, plan)
-        if await self._attempt(build, plan.text, gate=gate):
-            return True
+    async def _install_locked(self, build: Build, plan: PythonPlan, lock: PythonLock, *, sources: bool) -> None:
+        build.log.say("Installing exactly what the first build of this version locked.")
+        lock = lock.demanded(plan)
+        if lock.unchecked:
+            build.log.say(f"The lock has no hash of {', '.join(lock.unchecked)}: only versions are compared there.")
+        flags = ["--no-deps", *([] if lock.unchecked else ["--require-hashes"])]
+        wanted = "".join(f"{pin}\n" for pin in lock.pins)
+        if await self._fetched(build, wanted, [*lock.versions], sources=sources, flags=flags) is None:
+            raise BuildFailed(f"What the lock names cannot be installed: {_own_words(build)}", build.log.tail)
+
+    async def _installed(self, build: Build, plan: PythonPlan, *, known: str | None, sources: bool) -> Path | None:
+        """Install what the plan asks for, see `_fetched`."""
+        if known:
+            bare = read_python_lock(known).bare
+            if await self._attempt(build, bare, gate=None, flags=["--offline", "--no-deps"]):
+                return self.shared / "uv"
+        return await self._fetched(build, plan.text, [each.name for each in plan.requirements], sources=sources)
+
+    async def _fetched(
+        self, build: Build, wanted: str, names: Sequence[str], *, sources: bool, flags: Sequence[str] = ()
+    ) -> Path | None:
+        """Install requirements from the index; return the cache they came through, None when they did not come."""
+        gate = await self.access.python_gate(names, build.log.say)
+        if await self._attempt(build, wanted, gate=gate, flags=flags):
+            return self.shared / "uv"
         lacking = any(_NO_WHEELS.search(line) for line in build.log.step)
         if lacking and sources:
             build.log.say("There is no wheel for everything; building from source, isolated.")
-            return await self._attempt(build, plan.text, gate=await self._gate(build, plan), from_source=True)
+            gate = await self.access.python_gate(names, build.log.say)
+            built = await self._attempt(build, wanted, gate=gate, from_source=True, flags=flags)
+            return build.directory / "cache" if built else None
         if lacking or gate.reached:
-            return False
+            return None
         build.log.say("The package index cannot be reached; trying what is cached on this runner.")
         failed = list(build.log.step)
-        if await self._attempt(build, plan.text, gate=None, flags=["--offline"]):
-            return True
+        if await self._attempt(build, wanted, gate=None, flags=["--offline", *flags]):
+            return self.shared / "uv"
         build.log.step.clear()
         build.log.step.extend(failed)
-        return False
+        return None
 
-    async def _gate(self, build: Build, plan: PythonPlan) -> Gate:
-        return await self.access.python_gate([wanted.name for wanted in plan.requirements], build.log.say)
+    async def _add_hashes(self, build: Build, lock: PythonLock, cache: Path) -> PythonLock:
+        """Return the lock with the hashes the index names, as far as it does."""
+        private = cache != self.shared / "uv"
+        name = uuid.uuid4().hex
+        pins, answer = build.directory / f"{name}.in", build.directory / f"{name}.out"
+        with pins.open("x", encoding="utf-8") as file:
+            file.write(lock.bare)
+        only = [] if private else ["--only-binary", ":all:"]
+        wanted = ["--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "--offline", *only]
+        python = str(self.tools.python.executable)
+        succeeded = await build.run(
+            "locking",
+            [str(self.tools.uv), "pip", "compile", "-q", "--python", python, *wanted, "-o", str(answer), str(pins)],
+            environment=build.base_environment() | self.variables(cache),
+            readable=self._readable(),
+            writable=[build.directory if private else self.shared],
+        )
+        try:
+            found = read_python_lock(read_regular(answer, MAXIMUM_LOCK_BYTES).decode()) if succeeded else None
+        except (UnusableTree, UnicodeDecodeError, BuildFailed) as error:
+            build.log.say(f"warning: {error}")
+            found = None
+        lock = lock if found is None else lock.with_hashes(found)
+        if lock.unchecked:
+            build.log.say(f"warning: the index names no hash of {', '.join(lock.unchecked)}; the lock has its version.")
+        return lock
+
+    def _look(self, tree: Path) -> PythonLock:
+        """Derive the lock from the names of the installed metadata directories."""
+        try:
+            names = names_in(tree, *self.site_packages.split("/"), maximum=_MAXIMUM_NAMES)
+        except UnusableTree as error:
+            raise BuildFailed(f"The installed environment cannot be used: {error}") from None
+        matches = [match for name in names if (match := _INSTALLED.fullmatch(name))]
+        pins = {Requirement(canonical_name(each["name"]), versions=(f"=={each['version']}",)) for each in matches}
+        return PythonLock(self.host, tuple(sorted(pins, key=str)))
 
     async def _attempt(
-        self, build: Build, wanted: str, *, gate: Gate | None, from_source: bool = False, flags: list[str] | None = None
+        self, build: Build, wanted: str, *, gate: Gate | None, from_source: bool = False, flags: Sequence[str] = ()
     ) -> bool:
         """Install into a new tree."""
         tree = build.directory / TREE
@@ -105,7 +188,7 @@ class PythonInstaller:
         python = tree / "bin" / "python"
         return await build.run(
             "resolving",
-            [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *(flags or [])],
+            [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *flags],
             environment=build.base_environment() | self.variables(cache),
             readable=self._readable(),
             writable=[build.directory if from_source else self.shared],
@@ -176,28 +259,18 @@ class PythonInstaller:
         )
 
 
-def installed_versions(lock: str) -> dict[str, str]:
-    """Read a lock: version by canonical name."""
-    return dict(line.split("==", 1) for line in lock.splitlines() if "==" in line)
-
-
-def _read_lock(tree: Path, site_packages: str) -> str:
-    """Derive the lock from the names of the installed metadata directories."""
-    try:
-        names = names_in(tree, *site_packages.split("/"), maximum=_MAXIMUM_NAMES)
-    except UnusableTree as error:
-        raise BuildFailed(f"The installed environment cannot be used: {error}") from None
-    found = [match for name in names if (match := _INSTALLED.fullmatch(name))]
-    return "".join(sorted(f"{canonical_name(match['name'])}=={match['version']}\n" for match in found))
-
-
 def _explain(build: Build, plan: PythonPlan) -> str:
-    """Take the installer's own words from its last error on, and say when one of our own additions is in the way."""
-    lines = list(build.log.step)
-    starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
-    message = "\n".join(lines[starts[-1] :] if starts else lines[-10:])
-    message = message.removeprefix("error:").strip() or "The installer failed without a word."
+    """Give the installer's own words, and say when one of our own additions is in the way."""
+    message = _own_words(build)
     ours = [name for name in plan.added if re.search(rf"\b{name}\b", message)]
     if ours:
         message += f"\nclawplane adds {' and '.join(ours)} for the SDK; pin it in requirements.txt to choose a version."
     return message
+
+
+def _own_words(build: Build) -> str:
+    """Take the installer's last error, from its first line on."""
+    lines = list(build.log.step)
+    starts = [number for number, line in enumerate(lines) if line.startswith("error:")]
+    message = "\n".join(lines[starts[-1] :] if starts else lines[-10:])
+    return message.removeprefix("error:").strip() or "The installer failed without a word."

@@ -88,10 +88,10 @@ def canonical_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read_requirements(content: bytes) -> RequirementFile:
+def read_requirements(content: bytes, *, maximum: int = MAXIMUM_BYTES) -> RequirementFile:
     """Parse the bytes of a requirements file, or raise ManifestRefused for its first line that cannot be accepted."""
-    if len(content) > MAXIMUM_BYTES:
-        raise ManifestRefused(FILE_NAME, 0, f"is larger than {MAXIMUM_BYTES} bytes.", "List only direct dependencies.")
+    if len(content) > maximum:
+        raise ManifestRefused(FILE_NAME, 0, f"is larger than {maximum} bytes.", "List only direct dependencies.")
     requirements: list[Requirement] = []
     demanded = False
     for number, line in _logical_lines(_decode(content)):

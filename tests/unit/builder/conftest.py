@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import http.server
 import io
 import os
+import re
 import signal
 import socket
 import tarfile
@@ -116,6 +118,7 @@ class LocalIndex:
         with zipfile.ZipFile(self._page(name) / f"{stem}-py3-none-any.whl", "w") as archive:
             for path, text in content.items():
                 archive.writestr(path, text)
+        self._list(name)
 
     def add_source(self, name: str, version: str, hostile: str) -> None:
         """Add a source distribution whose build runs `hostile` first and then makes a proper wheel."""
@@ -128,6 +131,32 @@ class LocalIndex:
                 member = tarfile.TarInfo(f"{name}-{version}/{path}")
                 member.size = len(text.encode())
                 archive.addfile(member, io.BytesIO(text.encode()))
+        self._list(name)
+
+    def hashes(self, name: str) -> set[str]:
+        """Return the hashes of a package's files, as an installer writes them."""
+        files = [file for file in self._page(name).iterdir() if file.name != "index.html"]
+        return {f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files}
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Let all of a package's files have other bytes, while its page goes on to name the hashes of the old ones."""
+        for file in self._page(name).iterdir():
+            if file.name != "index.html":
+                file.write_bytes(content)
+
+    def name_no_hashes(self, name: str) -> None:
+        """Let the page of a package list its files only."""
+        page = self._page(name) / "index.html"
+        page.write_text(re.sub("#sha256=[0-9a-f]*", "", page.read_text()))
+
+    def _list(self, name: str) -> None:
+        files = sorted(file for file in self._page(name).iterdir() if file.name != "index.html")
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+        links = [
+            f'<a href="{file.name}#sha256={digest}">{file.name}</a>'
+            for file, digest in zip(files, digests, strict=True)
+        ]
+        (self._page(name) / "index.html").write_text("<!DOCTYPE html>\n" + "\n".join(links))
 
     def _page(self, name: str) -> Path:
         page = self.root / "simple" / name
@@ -164,6 +193,10 @@ def index(tmp_path: Path) -> Iterator[LocalIndex]:
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments, directory=str(root))
+
+        def end_headers(self) -> None:
+            self.send_header("Cache-Control", "max-age=0")
+            super().end_headers()
 
         def log_message(self, *arguments: Any) -> None:
             requests.append(self.path)

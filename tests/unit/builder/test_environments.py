@@ -31,7 +31,11 @@ def under_way(root: Path) -> list[str]:
 async def test_a_worker_without_requirements_gets_what_the_sdk_needs(cache, launcher) -> None:
     environment = await cache.ensure(plan_python(None), launcher=launcher, on_log=ignore)
     assert environment.warm == {"grpcio": "1.85.1", "protobuf": "7.36.2", "typing-extensions": "4.16.0"}
-    assert environment.lock == "grpcio==1.85.1\nprotobuf==7.36.2\ntyping-extensions==4.16.0\n"
+    assert [line.split(" ")[0] for line in environment.lock.splitlines()[1:]] == [
+        "grpcio==1.85.1",
+        "protobuf==7.36.2",
+        "typing-extensions==4.16.0",
+    ]
 
 
 async def test_the_interpreter_of_an_environment_imports_what_was_installed(cache, launcher, index) -> None:
@@ -85,7 +89,7 @@ async def test_new_requirements_resolve_from_the_cache_when_the_index_is_away(ca
 async def test_many_requests_for_one_plan_build_it_once(cache, launcher) -> None:
     made = await asyncio.gather(*(build(cache, launcher, "") for _ in range(5)))
     assert [environment.reused for environment in made].count(False) == 1
-    assert len(launcher.steps) == 1
+    assert len([step for step in launcher.steps if "install" in step.argv]) == 1
 
 
 async def test_two_caches_on_one_directory_build_a_plan_once(root, local_tools, launcher) -> None:
@@ -215,7 +219,7 @@ async def test_an_installer_that_is_killed_is_reported_with_its_reason(cache) ->
 async def test_phases_are_told_in_order(cache, launcher) -> None:
     phases: list[str] = []
     await cache.ensure(plan_python(None), launcher=launcher, on_log=ignore, on_progress=phases.append)
-    assert phases == ["resolving", "downloading", "installing"]
+    assert phases == ["resolving", "downloading", "installing", "locking"]
 
 
 async def test_compiling_adds_byte_code_that_names_the_mount_point(cache, launcher) -> None:
