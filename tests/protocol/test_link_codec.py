@@ -78,6 +78,11 @@ def test_any_msgpack_is_a_frame_or_a_link_error(value: object) -> None:
         Ship(batch=Batch(job=JobId(1), fence=1, seq=0)),
         Ship(batch=Batch(job=JobId(1), fence=1, seq=1, logs=(LogLine(9, "", 0),))),
         Heartbeat(held=((JobId(-4), 1),), free={}),
+        Heartbeat(held=(), free={"workers": (1 << 64) - 1}),
+        Free(free={"workers": 1 << 40}),
+        Free(free={f"c{number}": 1 for number in range(100)}),
+        End(finish=Finish(claim=CLAIM, outcome=Outcome(succeeded=True, reason="exit", cpu_ms=1 << 63))),
+        End(finish=Finish(claim=CLAIM, outcome=Outcome(succeeded=True, reason="exit", exit_code=1 << 40))),
     ],
 )
 def test_numbers_that_nobody_handed_out_are_refused(frame: RunnerFrame) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from clawplane.domain.batches import Batch
-from clawplane.domain.leases import Claim
+from clawplane.domain.leases import Claim, Outcome
 from clawplane.link.frames import (
     MAX_FRAME,
     Confirm,
     Decline,
     End,
+    Free,
     Heartbeat,
     Hello,
     RunnerFrame,
@@ -25,6 +27,11 @@ MAX_SMALL_FRAME: Final = 1 << 20
 
 _MAX_JOB: Final = 1 << 53
 _MAX_INT: Final = 1 << 63
+_MAX_MEASURE: Final = 1 << 53
+"""Milliseconds and bytes; many of them are added up in one column."""
+
+_MAX_SLOTS: Final = 1 << 13
+_MAX_CAPABILITIES: Final = 64
 
 
 class LinkError(Exception):
@@ -74,11 +81,31 @@ def _check(frame: RunnerFrame) -> None:
         _check_batch(frame.batch)
     elif isinstance(frame, End):
         _check_claim(frame.finish.claim)
+        _check_outcome(frame.finish.outcome)
     elif isinstance(frame, Confirm | Decline):
         _check_claim(frame.claim)
     elif isinstance(frame, Hello | Heartbeat):
         for job, fence in frame.held:
             _check_lease(job, fence)
+    if isinstance(frame, Heartbeat | Free):
+        _check_slots(frame.free)
+    elif isinstance(frame, Hello):
+        _check_slots(frame.slots)
+        if len(frame.capabilities) > _MAX_CAPABILITIES:
+            raise LinkError("a number of capabilities is out of range")
+
+
+def _check_slots(slots: Mapping[str, int]) -> None:
+    """Refuse counts that nobody means: the queue makes a seat for every free slot."""
+    if len(slots) > _MAX_CAPABILITIES or not all(-_MAX_SLOTS < count < _MAX_SLOTS for count in slots.values()):
+        raise LinkError("a number of slots is out of range")
+
+
+def _check_outcome(outcome: Outcome) -> None:
+    measures = (outcome.wall_ms, outcome.cpu_ms, outcome.peak_memory)
+    codes = (outcome.exit_code or 0, outcome.signal or 0)
+    if not all(0 <= measure < _MAX_MEASURE for measure in measures) or not all(abs(code) < 1 << 31 for code in codes):
+        raise LinkError("a number of an outcome is out of range")
 
 
 def _check_batch(batch: Batch) -> None:
