@@ -211,12 +211,16 @@ class Leases:
         self._wakeups.notify(channels.READY)
 
     async def ship(self, runner: RunnerId, batch: Batch) -> AppendResult:
-        """Store a batch and wake who follows the log or the rows."""
+        """Store a batch and wake who follows the log or the rows.
+
+        A batch carries no nonce, and fences can be counted: only the runner that holds the lease is listened to.
+        """
+        job = await self._job(batch.job, runner)
+        if job is None:
+            return AppendResult(stored_up_to=0, stale=True)
         result = await self._runs.append(batch)
         if not result.stale:
-            job = await self._job(batch.job, runner)
-            if job is not None:
-                self._wakeups.notify(channels.log(job.subject))
+            self._wakeups.notify(channels.log(job.subject))
         return result
 
     async def end(self, runner: RunnerId, finish: Finish) -> FinishResult:
@@ -342,13 +346,14 @@ class Leases:
             connection.cancel(job, fence, reason)
 
     async def _job(self, job_id: JobId, runner: RunnerId) -> OfferedJob | None:
-        """Return what is known of a job; after a restart of this process the store knows it."""
+        """Return what is known of a job that `runner` has; after a restart of this process the store knows it."""
         known = self._jobs.get(job_id)
-        if known is None:
-            for view in await self._queue.leases(runner):
-                if view.job == job_id:
-                    known = self._remember(view, 0)
-        return known
+        if known is not None and known.runner == runner:
+            return known
+        for view in await self._queue.leases(runner):
+            if view.job == job_id:
+                return self._remember(view, 0)
+        return None
 
     def _remember(self, view: LeaseView, offered_at: int) -> OfferedJob:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())

@@ -10,6 +10,7 @@ import pytest
 from plane import Plane, ScriptedRunner, claim, plane
 
 from clawplane.domain.access import Caller, Scope
+from clawplane.domain.batches import Batch, ShippedRow
 from clawplane.domain.clock import ManualClock, SystemClock
 from clawplane.domain.errors import StoreBusy
 from clawplane.domain.leases import AttemptEnd, Finish, JobKind, Outcome
@@ -159,6 +160,20 @@ async def test_a_lease_survives_its_link_and_tells_how_far_batches_are_stored(tm
         assert kept == [(offer.job, offer.fence, 2)]
         await runner.end(offer)
         assert (await settled(here, run)).result_count == 2
+
+
+async def test_rows_from_a_runner_that_counted_another_ones_fence_are_refused(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here:
+        holder = await ready(here)
+        run = await start(here)
+        offer = await holder.take()
+        stranger = here.runner(capabilities=())
+        await stranger.connect()
+        forged = Batch(job=offer.job, fence=offer.fence, seq=1, rows=(ShippedRow(b'{"forged":1}'),))
+        assert (await here.flows.leases.ship(stranger.id, forged)).stale
+        await holder.ship(offer, 1, rows=[{"n": 1}])
+        await holder.end(offer)
+        assert (await settled(here, run)).result_count == 1
 
 
 async def test_the_same_runner_connecting_again_replaces_its_old_link(tmp_path: Path) -> None:
