@@ -67,9 +67,9 @@ class Guest:
         self.arena.pump(lambda: text in self.out or self.verdict is not None)
         assert text in self.out, (self.verdict, self.err)
 
-    def end(self) -> dict[str, Any]:
+    def end(self, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait for the verdict."""
-        self.arena.pump(lambda: self.verdict is not None)
+        self.arena.pump(lambda: self.verdict is not None, patience)
         assert self.verdict is not None
         return self.verdict
 
@@ -141,9 +141,9 @@ class Arena:
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
         self.process.stdin.flush()
 
-    def pump(self, condition: Callable[[], bool]) -> None:
-        """Take events in until `condition` holds."""
-        end = time.monotonic() + PATIENCE
+    def pump(self, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
+        """Take events in until `condition` holds, at most `patience` seconds."""
+        end = time.monotonic() + patience
         while not condition():
             left = end - time.monotonic()
             assert left > 0, "waited in vain for the sandbox"
