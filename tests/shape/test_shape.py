@@ -13,7 +13,9 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "src" / "clawplane"
-LONGEST_FILE = 450
+LONGEST_FILE = 420
+TABLES = {"sandbox/syscall_table.py"}
+"""Files that are one table with a reason a line."""
 LONGEST_FUNCTION = 75
 
 
@@ -31,7 +33,7 @@ def test_every_import_contract_holds() -> None:
 
 def test_no_file_has_grown_beyond_its_room() -> None:
     long = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in _modules()}
-    assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
+    assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE and name not in TABLES} == {}
 
 
 def test_no_function_has_grown_beyond_its_room() -> None:
