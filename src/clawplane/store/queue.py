@@ -135,7 +135,8 @@ async def confirm(tx: Transaction, items: Sequence[_Confirmation]) -> list[bool]
     """Turn offers into leases."""
     wanted = {"jobs": id_list(dict.fromkeys([item.claim.job for item in items]))}
     offers = {row[0]: row for row in await tx.fetch("offers_of_jobs", wanted)}
-    begun: dict[JobId, tuple[int, int, JobId]] = {}
+    begun: set[JobId] = set()
+    by_times: dict[tuple[int, int], list[JobId]] = defaultdict(list)
     by_kind: dict[str, list[JobId]] = defaultdict(list)
     by_caps: dict[str, int] = defaultdict(int)
     answers: list[bool] = []
@@ -148,11 +149,13 @@ async def confirm(tx: Transaction, items: Sequence[_Confirmation]) -> list[bool]
                 accepted = confirmed_at is not None or job in begun
                 if not accepted and cancel is None and now < offer_until:
                     accepted = True
-                    begun[job] = (now, now + timeout_ms, job)
+                    begun.add(job)
+                    by_times[now, now + timeout_ms].append(job)
                     by_kind[kind].append(job)
                     by_caps[caps] += 1
         answers.append(accepted)
-    await tx.many("confirm_lease", list(begun.values()))
+    for (now, deadline_at), jobs in by_times.items():
+        await tx.execute("confirm_leases", {"now": now, "deadline_at": deadline_at, "jobs": id_list(jobs)})
     counts = Counts()
     for caps, number in by_caps.items():
         counts.add(caps, offered=-number, leased=number)

@@ -7,7 +7,7 @@ which none is ready or running.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -76,7 +76,7 @@ class SubtaskConsequences:
         changes = _RunChanges()
         for part in parts:
             changes.move(part, SubtaskStatus.RUNNING)
-        await tx.many("set_subtask_status", [(part.status, part.job) for part in parts])
+        await _set_status(tx, parts, SubtaskStatus.RUNNING)
         await changes.write(tx)
         shipped = [part for part in parts if part.rows]
         if shipped:
@@ -93,7 +93,7 @@ class SubtaskConsequences:
         for retry in retries:
             if retry.job in parts:
                 changes.move(parts[retry.job], SubtaskStatus.READY, retry.cpu_ms)
-        await tx.many("set_subtask_status", [(part.status, part.job) for part in parts.values()])
+        await _set_status(tx, parts.values(), SubtaskStatus.READY)
         await changes.write(tx)
 
     async def ended(self, tx: Transaction, endings: Sequence[Ending]) -> dict[JobId, EndedRun]:
@@ -120,6 +120,10 @@ def _status_of(ending: Ending) -> SubtaskStatus:
     if ending.aborted:
         return SubtaskStatus.ABORTED
     return SubtaskStatus.SUCCEEDED if ending.outcome.succeeded else SubtaskStatus.FAILED
+
+
+async def _set_status(tx: Transaction, parts: Iterable[_Part], status: SubtaskStatus) -> None:
+    await tx.execute("set_subtask_status", {"status": status.value, "jobs": id_list(part.job for part in parts)})
 
 
 async def _drop_rows(tx: Transaction, parts: Sequence[_Part]) -> None:

@@ -25,9 +25,6 @@ WHERE r.caps = :caps ORDER BY r.ready_at, r.job LIMIT :count
 INSERT INTO lease (job, fence, nonce, runner, attempt, offered_at, offer_until)
 VALUES (:job, :fence, :nonce, :runner, :attempt, :offered_at, :offer_until)
 
--- name: confirm_lease
-UPDATE lease SET confirmed_at = :confirmed_at, deadline_at = :deadline_at WHERE job = :job
-
 -- name: cancel_lease
 UPDATE lease SET cancel = :cancel WHERE job = :job
 

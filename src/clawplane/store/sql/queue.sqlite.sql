@@ -13,6 +13,9 @@ FROM json_each(:jobs) wanted JOIN lease l ON l.job = wanted.value JOIN job j ON 
 SELECT l.job, l.fence, l.nonce, l.runner, l.offer_until, l.confirmed_at, l.cancel, j.kind, j.caps, j.timeout_ms
 FROM json_each(:jobs) wanted JOIN lease l ON l.job = wanted.value JOIN job j ON j.id = l.job
 
+-- name: confirm_leases
+UPDATE lease SET confirmed_at = :now, deadline_at = :deadline_at WHERE job IN (SELECT value FROM json_each(:jobs))
+
 -- name: delete_leases
 DELETE FROM lease WHERE job IN (SELECT value FROM json_each(:jobs))
 

@@ -56,9 +56,6 @@ SELECT job FROM subtask WHERE run = :run AND status IN ('ready', 'running') ORDE
 -- name: abort_run
 UPDATE run_state SET status = 'aborting' WHERE run = :run
 
--- name: set_subtask_status
-UPDATE subtask SET status = :status WHERE job = :job
-
 -- name: end_subtask
 UPDATE subtask SET status = :status, outcome = :outcome WHERE job = :job
 

@@ -2,6 +2,9 @@
 SELECT t.job, t.run, t.status, t.row_count
 FROM json_each(:jobs) wanted JOIN subtask t ON t.job = wanted.value
 
+-- name: set_subtask_status
+UPDATE subtask SET status = :status WHERE job IN (SELECT value FROM json_each(:jobs))
+
 -- name: start_runs
 UPDATE run_state SET status = 'running', started_at = :now
 WHERE status = 'ready' AND run IN (SELECT value FROM json_each(:runs))
