@@ -23,7 +23,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from clawplane.sandbox import namespaces, seccomp
+from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
 from clawplane.sandbox.inside import child, command_line, report, root
 from clawplane.sandbox.request import Request
@@ -118,6 +118,7 @@ def _prepare(configuration: Configuration, search_path: list[str]) -> child.Surr
     sys.path[:] = [*search_path, *configuration.site_directories]
     for name in configuration.preload:
         importlib.import_module(name)
+    _swallow_output()
     sys.path[:] = search_path
     tasks = os.listdir("/proc/self/task")
     if len(tasks) > 1:
@@ -135,6 +136,20 @@ def _prepare(configuration: Configuration, search_path: list[str]) -> child.Surr
     gc.disable()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
     return surroundings
+
+
+def _swallow_output() -> None:
+    """Write out what preloaded modules left in buffers: a fork copies them, and every guest would print it once more.
+
+    A module may have put streams of its own in place of ours, so both are looked at, and ours come back. The C library
+    has buffers, too.
+    """
+    for name in ("stdout", "stderr"):
+        own = getattr(sys, f"__{name}__")
+        for stream in (getattr(sys, name), own):
+            stream.flush()
+        setattr(sys, name, own)
+    libc.call("fflush", None)
 
 
 def _interpreter_trees() -> list[str]:

@@ -178,6 +178,31 @@ async def test_preloaded_modules_are_warm_and_their_directory_is_visible(guests:
     assert (await guests.finish(process)).stdout == "True\n5\n"
 
 
+TALKATIVE = """
+import ctypes, io, sys
+print("a line")
+print("half a line", end="")
+print("half a complaint", end="", file=sys.stderr)
+ctypes.CDLL(None).printf(b"from C")
+sys.stdout = io.TextIOWrapper(open(1, "wb", closefd=False))
+print("through a stream of its own")
+"""
+
+
+async def test_what_preloaded_modules_print_is_in_no_guests_output(guests: Any, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "talkative.py").write_text(TALKATIVE)
+    zygote = await _zygote_with(guests, shared, "talkative")
+    (guests.directory / "main.py").write_text("import sys; print('mine', sys.stdout is sys.__stdout__)")
+    for _ in range(2):
+        process = await guests.sandbox.run_python(
+            zygote, guests.policy(), "/app/main.py", interpreter=guests.python, site_directories=()
+        )
+        ended = await guests.finish(process)
+        assert (ended.stdout, ended.stderr) == ("mine True\n", "")
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [
