@@ -11,7 +11,7 @@ A message is buffered until it is whole, so memory is the thing to defend:
   memory: buffers grow with what really arrives.
 * A stream keeps its place until its call is answered, even when the client reset it, so opening and resetting streams
   in a loop piles up no work.
-* A response is cut into frames only as fast as the transport takes them.
+* A response is cut into frames only as fast as the transport takes them, and one that waits is shared, not copied.
 
 What a client can repeat for free (pings, settings, resets, empty frames) is counted, and ends the connection when no
 call is answered in between. Header blocks are bounded before and after decompression. Any violation raises
@@ -352,7 +352,7 @@ class Connection:
     def _abandon(self, stream: Stream) -> None:
         """Stop serving a client that left; a call in progress keeps its place until it is answered."""
         stream.reset = True
-        if not stream.ended or stream.answer:
+        if not stream.ended or stream.answering:
             self._out.drop(stream)
             stream.release()
             del self._streams[stream.id]

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds for one subtask, in bytes, frames, streams and seconds."""
+    """Bounds for one subtask, in bytes, frames, streams and seconds.
+
+    The sums hold whatever number of streams is open. `max_small` has room for five connections with every call in
+    flight and every first window full; calls beyond that are refused, and the memory stays what it is.
+    """
 
     max_message: int = 64 << 20  # also the sum of all messages beyond a first window that are buffered at one time
     max_small: int = 32 << 20  # what incomplete and unanswered messages hold within their first window, together
-    max_streams: int = 32  # calls in flight per connection; clients queue further ones themselves
+    max_streams: int = 100  # calls in flight per connection, as RFC 9113 advises; clients queue further ones
     max_connections: int = 64
     max_header_block: int = 16_384  # compressed, and again decompressed
     max_idle_frames: int = 10_000  # frames without a message between two answered calls

@@ -1,4 +1,7 @@
-"""One connection's way out: frames to send, the client's windows, and answers cut to fit them."""
+"""One connection's way out: frames to send, the client's windows, and answers cut to fit them.
+
+An answer that waits is not copied: a client may ask for the same large input in every call and read none of them.
+"""
 
 from collections import deque
 
@@ -42,19 +45,19 @@ class Outbox:
         """Queue a successful response; True when all of it is queued, False when the client's windows hold it back."""
         self.headers(0, stream.id, f.RESPONSE_HEADERS)
         size = PREFIX + len(message)
-        body = b"\x00" + f.U32.pack(len(message)) + message
+        lead = b"\x00" + f.U32.pack(len(message))
         if size <= min(f.MAX_FRAME, self.window, stream.window_out) and not self._answers:
             self.window -= size
-            self._frames.append(f.frame(f.DATA, 0, stream.id, body) + _ok_trailers(stream.id))
+            self._frames.append(f.frame(f.DATA, 0, stream.id, lead + message) + _ok_trailers(stream.id))
             return True
-        stream.answer = memoryview(body)
+        stream.lead, stream.answer = lead, memoryview(message)
         self._answers.append(stream)
         return False
 
     def drop(self, stream: Stream) -> None:
         """Forget what is left of an answer."""
-        if stream.answer:
-            stream.answer = memoryview(b"")
+        if stream.answering:
+            stream.lead, stream.answer = b"", memoryview(b"")
             self._answers.remove(stream)
 
     def take(self) -> tuple[bytes, list[Stream]]:
@@ -71,7 +74,7 @@ class Outbox:
         for _ in range(len(self._answers)):
             stream = self._answers.popleft()
             budget -= self._cut_one(stream, budget)
-            if stream.answer:
+            if stream.answering:
                 self._answers.append(stream)
             else:
                 self._frames.append(_ok_trailers(stream.id))
@@ -80,12 +83,14 @@ class Outbox:
 
     def _cut_one(self, stream: Stream, budget: int) -> int:
         cut = 0
-        while stream.answer and cut < budget:
-            size = min(f.MAX_FRAME, len(stream.answer), self.window, stream.window_out)
+        while stream.answering and cut < budget:
+            size = min(f.MAX_FRAME, len(stream.lead) + len(stream.answer), self.window, stream.window_out)
             if size <= 0:
                 break
-            self.frame(f.DATA, 0, stream.id, bytes(stream.answer[:size]))
-            stream.answer = stream.answer[size:]
+            lead, stream.lead = stream.lead[:size], stream.lead[size:]
+            of_message = size - len(lead)
+            self.frame(f.DATA, 0, stream.id, lead + stream.answer[:of_message])
+            stream.answer = stream.answer[of_message:]
             stream.window_out -= size
             self.window -= size
             cut += size

@@ -22,7 +22,7 @@ class Stream:
 
     __slots__ = (
         *("_body", "_expected", "_granted", "_held", "_limits", "_room", "_waiting"),
-        *("answer", "at", "ended", "id", "path", "reset", "window_in", "window_out"),
+        *("answer", "at", "ended", "id", "lead", "path", "reset", "window_in", "window_out"),
     )
 
     def __init__(self, stream_id: int, path: str, limits: Limits, room: Room) -> None:
@@ -32,7 +32,8 @@ class Stream:
         self.window_in = self.window_out = f.FIRST_WINDOW
         self.ended = False  # the request is whole: it is somebody's call now
         self.reset = False  # the client wants no answer any more
-        self.answer = memoryview(b"")  # what is still to be sent of the response
+        self.lead = b""  # what is still to be sent of the response's prefix
+        self.answer = memoryview(b"")  # and of its message, which other calls may share
         self._limits = limits
         self._room = room
         self._body = bytearray()
@@ -45,6 +46,11 @@ class Stream:
     def waiting(self) -> bool:
         """Whether the request waits for room, and not for its client."""
         return self._waiting is not None
+
+    @property
+    def answering(self) -> bool:
+        """Whether a part of the response waits for the client's window."""
+        return bool(self.lead or self.answer)
 
     def take(self, payload: bytes, end: bool) -> memoryview | None:
         """Take a part of the request; return the message when it is whole."""

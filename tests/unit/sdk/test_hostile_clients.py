@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import tracemalloc
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,6 +124,53 @@ async def test_a_thousand_streams_at_once_never_become_a_thousand_calls(
     assert recorded.most_pushing == 8
     recorded.hold.set()
     assert "'grpc-status': '0'" in await client.status(15)
+
+
+async def test_a_connection_with_every_call_in_flight_and_every_first_window_full_is_served(
+    serve: Serve, connect: Connect, recorded: RecordedSubtask
+) -> None:
+    server, port = await serve()
+    recorded.hold = asyncio.Event()
+    client = await connect(port)
+    announced = await client.until(SETTINGS)
+    assert announced is not None
+    assert struct.pack(">HI", 3, 100) in announced.payload
+    body = message(b"x" * 65_000)
+    pieces = [body[at : at + 16_000] for at in range(0, len(body), 16_000)]
+    for stream in range(1, 201, 2):
+        client.send(frame(HEADERS, END_HEADERS, stream, client.request()))
+        client.send(*[frame(DATA, END_STREAM * (piece is pieces[-1]), stream, piece) for piece in pieces])
+        await client.writer.drain()
+    client.send(client.call(201))
+    refused = await client.until(RST_STREAM)
+    assert refused is not None
+    assert (refused.stream, recorded.pushing) == (201, 100)
+    assert server.held_bytes == 100 * len(body) <= Limits().max_small / 5
+    recorded.hold.set()
+    for stream in range(1, 201, 2):
+        assert "'grpc-status': '0'" in await client.status(stream)
+    assert server.held_bytes == 0
+
+
+def test_answers_that_nobody_reads_share_one_large_input() -> None:
+    connection = Connection(Limits(), Room(Limits()), lambda: 0.0, lambda: None)
+    no_window = frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+    ask = [frame(HEADERS, 4, n, GOOD_HEAD) + frame(DATA, 1, n, b"\0" * 5) for n in range(1, 201, 2)]
+    connection.receive(b"".join([PREFACE, no_window, *ask]))
+    calls = connection.take_calls()
+    assert len(calls) == 100
+    large = b"x" * (8 << 20)
+    tracemalloc.start()
+    for call in calls:
+        connection.answer(call.stream_id, large)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < len(large)
+    connection.take_output()
+    connection.receive(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\3"))  # less than the prefix
+    assert connection.take_output().endswith(frame(DATA, 0, 1, b"\0\0\x80"))
+    connection.receive(frame(WINDOW_UPDATE, 0, 1, b"\0\0\0\4"))
+    assert connection.take_output().endswith(frame(DATA, 0, 1, b"\0\0xx"))
 
 
 async def test_opening_and_resetting_streams_in_a_loop_piles_up_no_calls(
