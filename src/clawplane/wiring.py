@@ -25,6 +25,7 @@ import clawplane
 from clawplane import exports
 from clawplane.api.app import build_app
 from clawplane.api.calls import Flows, HttpLimits
+from clawplane.api.heads import BoundedHead
 from clawplane.domain.access import Scope, new_secret
 from clawplane.domain.archives import ArchiveLimits
 from clawplane.domain.clock import SystemClock
@@ -179,7 +180,7 @@ async def _serve(
             server = uvicorn.Server(
                 uvicorn.Config(
                     plane.app,
-                    http="httptools",
+                    http=BoundedHead,
                     ws="websockets-sansio",
                     ws_max_size=MAX_FRAME,
                     ws_per_message_deflate=False,

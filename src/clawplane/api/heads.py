@@ -1,0 +1,81 @@
+"""Bound what a request may say before its body: in bytes and in seconds.
+
+The HTTP server bounds neither: whoever reaches the port, without any key, could make it keep gigabytes of headers, or
+hold a connection for ever with half a request line. `BoundedHead` counts the bytes that bring neither the start of a
+request nor a piece of its body, which are its head, its trailers and the framing of chunks, and times the head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES: Final = 64 << 10
+HEAD_SECONDS: Final = 30.0
+
+
+class BoundedHead(HttpToolsProtocol):
+    """The server's protocol with these bounds; a request beyond them is answered 431 or 408 and hung up on.
+
+    What arrives in one read is parsed before it is judged, so a head may exceed the bound by one read.
+    """
+
+    head_seconds: float = HEAD_SECONDS
+    _counted = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count, parse, and hang up on what is too much."""
+        self._counted += len(data)
+        super().data_received(data)
+        if self._counted > HEAD_BYTES and not self.transport.is_closing():
+            self._hang_up(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """Count a new head."""
+        self._counted = 0
+        if self._timer is None:
+            self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Stop timing the head; what comes now is a body."""
+        self._stop_timer()
+        self._counted = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body, which the edge counts."""
+        self._counted = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Begin anew."""
+        self._counted = 0
+        super().on_message_complete()
+
+    def _expect_head(self) -> None:
+        self._timer = self.loop.call_later(self.head_seconds, self._hang_up, b"408 Request Timeout")
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hang_up(self, status: bytes) -> None:
+        self._stop_timer()
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+            self.transport.close()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from clawplane.api.heads import HEAD_BYTES, BoundedHead
+
+Talk = Callable[[bytes], Awaitable[bytes]]
+
+
+class Server(uvicorn.Server):
+    """A server that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, *args: Any, **more: Any) -> None:
+        await super().startup(*args, **more)
+        self.listens.set()
+
+
+async def count_body(scope: Any, receive: Any, send: Any) -> None:
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+@asynccontextmanager
+async def serving(http: type[BoundedHead] = BoundedHead) -> AsyncIterator[Talk]:
+    server = Server(uvicorn.Config(count_body, port=0, http=http, log_config=None, access_log=False, lifespan="off"))
+    task = asyncio.create_task(server.serve())
+    await server.listens.wait()
+    address = server.servers[0].sockets[0].getsockname()[:2]
+
+    async def talk(request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            async with asyncio.timeout(10):
+                writer.write(request)
+                return await reader.read()
+        finally:
+            writer.close()
+
+    try:
+        yield talk
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"GET /" + b"a" * (1 << 20),
+        b"GET / HTTP/1.1\r\nX: " + b"a" * (1 << 20),
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (1 << 18),
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"X: a\r\n" * (1 << 18),
+    ],
+    ids=["address", "value", "lines", "trailers"],
+)
+async def test_a_head_that_never_ends_is_hung_up_on(endless: bytes) -> None:
+    async with serving() as talk:
+        try:
+            answer = await talk(endless)
+        except ConnectionError:
+            return
+        assert answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer[:100]
+
+
+async def test_a_head_that_does_not_come_is_hung_up_on() -> None:
+    class Impatient(BoundedHead):
+        head_seconds = 0.05
+
+    async with serving(Impatient) as talk:
+        assert (await talk(b"")).startswith(b"HTTP/1.1 408")
+        assert (await talk(b"GET / HTTP/1.1\r\nHost")).startswith(b"HTTP/1.1 408")
+        answer = await talk(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_ordinary_heads_and_large_bodies_in_small_chunks_pass() -> None:
+    async with serving() as talk:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (HEAD_BYTES // 2) + b"\r\n"
+        plain = await talk(head + b"Content-Length: 300000\r\n\r\n" + b"b" * 300_000)
+        assert b"\r\n300000\r\n" in plain
+        chunks = b"1\r\nb\r\n" * 50_000 + b"0\r\n\r\n"
+        chunked = await talk(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+        assert b"\r\n50000\r\n" in chunked
