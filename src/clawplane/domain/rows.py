@@ -22,6 +22,9 @@ UPSERT_VALUE = "__coreclaw_upsert_value__"
 DATA_ID = "__coreclaw_data_id__"
 _RESERVED = (UPSERT_KEY, UPSERT_VALUE, DATA_ID)
 
+MAX_MERGED_BYTES = 64 << 20
+"""What upserts may add up to in one row; no single row is larger (see the SDK's limit)."""
+
 _FEW_BRACKETS = 100
 _UNSET = msgspec.UNSET
 
@@ -130,15 +133,34 @@ def _kind(value: object) -> str:
     return "an array" if isinstance(value, list) else "a number"
 
 
-def merge(stored: bytes, update: bytes) -> bytes:
-    """Return `stored` with the members of `update` laid over it (shallow); what is no object is replaced."""
+def merge(stored: bytes, *updates: bytes) -> bytes:
+    """Return `stored` with the members of `updates` laid over it in order (shallow); what is no object is replaced.
+
+    `stored` is read once and written once, however many updates there are. A row that more than MAX_MERGED_BYTES were
+    said about, and that is larger than half of that, is replaced by the next update.
+    """
+    members, whole, size = _members(stored), stored, len(stored)
+    for update in updates:
+        new = _members(update)
+        size += len(update)
+        if members is not None and size > MAX_MERGED_BYTES:
+            size = len(_compact(members)) + len(update)  # much of what was said may have been about the same members
+            if size > MAX_MERGED_BYTES // 2:  # far from the bound, or the next update would have it measured again
+                members = None
+        if members is None or new is None:
+            members, whole, size = new, update, len(update)
+        else:
+            members.update(new)
+            whole = b""
+    return whole or _compact(members)
+
+
+def _members(body: bytes) -> dict[str, object] | None:
     try:
-        old, new = parse(stored), parse(update)
+        value = parse(body)
     except JsonError:
-        return update
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return update
-    return _compact({**old, **new})
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def with_data_id(body: bytes, ordinal: int) -> bytes:

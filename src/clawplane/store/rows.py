@@ -28,14 +28,18 @@ _STEP_BYTES = 8 << 20
 
 
 class _Upserted(msgspec.Struct, gc=False):
-    """An upserted row: `new` when it is not stored yet."""
+    """An upserted row: `new` when it is not stored yet; `updates` are laid over `body` when it is written."""
 
     digest: str
     ordinal: int
     job: int
     body: bytes
     new: bool
-    changed: bool = False
+    updates: list[bytes] = msgspec.field(default_factory=list)
+
+    def packed(self) -> bytes:
+        """Return the row as it is stored."""
+        return pack([merge(self.body, *self.updates) if self.updates else self.body])
 
 
 class RowWriter:
@@ -104,8 +108,7 @@ class _RunRows:
             self._added[job] += 1
             self._upserts[digest] = _Upserted(digest, self._last, job, body, new=True)
             return
-        stored.body = merge(stored.body, body)
-        stored.changed = True
+        stored.updates.append(body)
         if stored.job not in (job, _OF_THE_RUN):
             self._added[stored.job] -= 1
             self._added[_OF_THE_RUN] += 1
@@ -114,11 +117,11 @@ class _RunRows:
     async def write(self, tx: Transaction) -> None:
         """Store what was taken."""
         new = [row for row in self._upserts.values() if row.new]
-        changed = [row for row in self._upserts.values() if row.changed and not row.new]
+        changed = [row for row in self._upserts.values() if row.updates and not row.new]
         await tx.many("insert_row_chunk", self._chunks)
-        await tx.many("insert_row_chunk", [(self._run, row.ordinal, 1, row.job, pack([row.body])) for row in new])
+        await tx.many("insert_row_chunk", [(self._run, row.ordinal, 1, row.job, row.packed()) for row in new])
         await tx.many("insert_upsert", [(self._run, row.digest, row.ordinal, row.job) for row in new])
-        await tx.many("replace_row", [(row.job, pack([row.body]), self._run, row.ordinal) for row in changed])
+        await tx.many("replace_row", [(row.job, row.packed(), self._run, row.ordinal) for row in changed])
         shared = [row for row in changed if row.job == _OF_THE_RUN]
         await tx.many("share_upsert", [(self._run, row.digest) for row in shared])
         await tx.many("add_rows_to_run", [(self._last, sum(self._added.values()), self._run)])

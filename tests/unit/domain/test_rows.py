@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawplane.domain.rows import decode, merge, with_data_id
+from clawplane.domain.rows import MAX_MERGED_BYTES, decode, merge, with_data_id
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -83,6 +84,31 @@ def test_an_object_comes_out_as_it_went_in(row: dict[str, object]) -> None:
 
 def test_an_update_is_laid_over_the_stored_row() -> None:
     assert merge(b'{"id":1,"a":{"x":1},"n":9007199254740993}', b'{"a":2}') == b'{"id":1,"a":2,"n":9007199254740993}'
+
+
+def test_many_updates_are_laid_over_in_order_and_what_is_no_object_replaces() -> None:
+    assert merge(b'{"a":1}', b'{"b":1}', b'{"a":2}') == b'{"a":2,"b":1}'
+    assert merge(b'{"a":1}', b"[1]", b'{"b":1}', b'{"c":1}') == b'{"b":1,"c":1}'
+    assert merge(b'{"a":1}', b'{"b":1}', b"[ 1 ]") == b"[ 1 ]"
+    assert merge(b'{ "a": 1 }') == b'{ "a": 1 }'
+
+
+def test_a_large_row_is_read_and_written_once_however_many_updates_it_gets() -> None:
+    large = json.dumps({f"k{number}": number for number in range(50_000)}).encode()
+    began = time.process_time()
+    merge(large, b'{"k1":0}')
+    one = time.process_time() - began
+    merged = merge(large, *[b'{"k1":%d}' % number for number in range(2_000)])
+    assert time.process_time() - began < 20 * one + 0.5
+    assert json.loads(merged)["k1"] == 1_999
+
+
+def test_a_row_that_upserts_make_grow_without_end_is_replaced() -> None:
+    piece = "x" * (8 << 20)
+    grown = merge(b"{}", *[json.dumps({f"k{number}": piece}).encode() for number in range(20)])
+    assert len(grown) <= MAX_MERGED_BYTES
+    again = merge(b'{"id":1}', *[json.dumps({"same": piece}).encode() for _ in range(20)])
+    assert list(json.loads(again)) == ["id", "same"]
 
 
 def test_a_listed_row_carries_its_platform_key() -> None:
