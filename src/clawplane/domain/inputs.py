@@ -10,6 +10,7 @@ type: only what was declared is demanded. Keys that no property names pass throu
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -92,11 +93,10 @@ def _checked(field: Property, value: object) -> tuple[object, str]:
             return value, f"{field.title} must be at least {field.minimum}"
         if field.maximum is not None and value > field.maximum:
             return value, f"{field.title} must be at most {field.maximum}"
-    if field.editor in CHOICE_EDITORS and field.options and not is_empty(value):
-        unknown = next((item for item in _chosen(value) if not _is_option(field, item)), None)
-        if unknown is not None:
-            choices = ", ".join(str(choice.value) for choice in field.options[:20])
-            return value, f"{field.title} must be one of: {choices}"
+    chooses = field.editor in CHOICE_EDITORS and field.options and not is_empty(value)
+    if chooses and not _are_options(field, _chosen(value)):
+        choices = ", ".join(str(choice.value) for choice in field.options[:20])
+        return value, f"{field.title} must be one of: {choices}"
     return value, ""
 
 
@@ -107,13 +107,21 @@ def _chosen(value: object) -> Iterator[object]:
         yield value
 
 
-def _is_option(field: Property, value: object) -> bool:
+def _are_options(field: Property, items: Iterator[object]) -> bool:
+    """Tell whether all items are options; both may be many, so options are gathered once."""
     # option values may be numbers where the field is text, and the other way round
-    return any(type(choice.value) is type(value) and choice.value == value for choice in field.options) or (
-        isinstance(value, (str, int, float))
-        and not isinstance(value, bool)
-        and str(value) in {str(choice.value) for choice in field.options if not isinstance(choice.value, bool)}
+    texts = {str(choice.value) for choice in field.options if not isinstance(choice.value, bool)}
+    others = {_canonical(choice.value) for choice in field.options}
+    return all(
+        str(item) in texts
+        if isinstance(item, (str, int, float)) and not isinstance(item, bool)
+        else _canonical(item) in others
+        for item in items
     )
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def parse_system(value: object) -> RunSystem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -115,6 +116,25 @@ def test_checks_bounds_and_options() -> None:
     for value in ("three", True, ["two", "x"]):
         with pytest.raises(InvalidArgument, match="Keyword must be one of: 1, two"):
             check(choices, {"keyword": value})
+
+
+def test_options_of_every_kind_are_recognised() -> None:
+    values = [True, None, {"a": 1, "b": [2]}, [1], 2]
+    choices = {"editor": "checkbox", "type": "array", "options": [{"label": "x", "value": value} for value in values]}
+    given = {"keyword": [True, {"b": [2], "a": 1}, [1], "2", 2.0]}
+    with pytest.raises(InvalidArgument, match="must be one of"):
+        check(choices, given)
+    assert check(choices, {"keyword": given["keyword"][:-1]})
+    with pytest.raises(InvalidArgument, match="must be one of"):
+        check(choices, {"keyword": [False]})
+
+
+def test_many_items_among_many_options_cost_their_sum_and_not_their_product() -> None:
+    choices = [{"label": "x", "value": f"v{number}"} for number in range(20_000)]
+    field = {"editor": "checkbox", "type": "array", "options": choices}
+    began = time.process_time()
+    check(field, {"keyword": ["v19999"] * 50_000})
+    assert time.process_time() - began < 5
 
 
 def test_lists_every_problem() -> None:
