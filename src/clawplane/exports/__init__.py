@@ -17,6 +17,9 @@ from clawplane.exports.jsonl import JsonlEncoder
 SLICE = 1000
 """Rows encoded at a time: about two milliseconds, so that an event loop is not held up."""
 
+_CELLS = 64_000
+"""At most so many cells at a time: a guest may name tens of thousands of columns."""
+
 
 class Encoder(Protocol):
     """One file being written: `begin`, `encode` for every batch, `end`."""
@@ -55,9 +58,11 @@ async def export(
     name: str, batches: AsyncIterable[Sequence[bytes]], columns: Iterable[str] | None
 ) -> AsyncIterator[bytes]:
     """Yield a file of format `name` in pieces, for rows given as JSON text. Raises as `encoder` does."""
-    writer = encoder(name, columns)
+    chosen = None if columns is None else tuple(columns)
+    writer = encoder(name, chosen)
+    rows = max(1, min(SLICE, _CELLS // max(1, len(chosen or ()))))
     yield writer.begin()
     async for batch in batches:
-        for start in range(0, len(batch), SLICE):
-            yield writer.encode(batch[start : start + SLICE])
+        for start in range(0, len(batch), rows):
+            yield writer.encode(batch[start : start + rows])
     yield writer.end()

@@ -153,6 +153,17 @@ async def test_streams_in_bounded_pieces_and_ends_with_its_consumer() -> None:
     assert max(sizes) < 250_000
 
 
+async def test_a_run_of_very_many_columns_is_written_in_smaller_pieces() -> None:
+    columns = [f"c{number}" for number in range(30_000)]
+
+    async def batches() -> AsyncIterator[list[bytes]]:
+        yield [b'{"c1":1}'] * 20
+
+    pieces = [piece async for piece in exports.export("csv", batches(), columns)]
+    assert max(map(len, pieces[1:])) < 100_000
+    assert b"".join(pieces[1:]).count(b"\r\n") == 20
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
