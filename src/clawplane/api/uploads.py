@@ -53,7 +53,7 @@ class Upload:
         categories = None
         if "categories" in self.fields:
             parts = [part.strip(" []") for value in self.fields["categories"] for part in value.split(",")]
-            if not all(part.isascii() and part.isdecimal() and int(part) <= _MAX_CATEGORY for part in parts if part):
+            if not all(_is_category(part) for part in parts if part):
                 raise InvalidSchema("categories: invalid integer.", hint="Send one integer per `categories` field.")
             categories = tuple(int(part) for part in parts if part)
         return Details(
@@ -62,6 +62,11 @@ class Upload:
             categories=categories,
             icon=self.first("icon"),
         )
+
+
+def _is_category(text: str) -> bool:
+    # the length first: Python refuses to read an integer of thousands of digits
+    return len(text) <= 10 and text.isascii() and text.isdecimal() and int(text) <= _MAX_CATEGORY
 
 
 @asynccontextmanager

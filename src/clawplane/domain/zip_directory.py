@@ -112,7 +112,10 @@ def _end(file: BinaryIO, record: tuple[int, ...], position: int) -> _End:
         file.seek(max(0, position - _END64_LOCATOR.size))
         locator = file.read(_END64_LOCATOR.size)
         if locator.startswith(b"PK\x06\x07") and len(locator) == _END64_LOCATOR.size:
-            position = _END64_LOCATOR.unpack(locator)[2]
+            found = _END64_LOCATOR.unpack(locator)[2]
+            if found >= position:  # up to 2^64, which no file can be asked for
+                raise ZipFormatError("package_damaged", "Its 64-bit end record is missing.")
+            position = found
             file.seek(position)
             raw = file.read(_END64.size)
             if len(raw) < _END64.size or not raw.startswith(b"PK\x06\x06"):

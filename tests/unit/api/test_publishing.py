@@ -66,6 +66,8 @@ async def test_uploads_that_make_no_sense(client: httpx.AsyncClient, here: Plane
     assert any("package_not_a_zip" in detail for detail in broken["details"])
     bad = await publish(client, "POST", VERSIONS, package(), categories="fifty")
     assert (bad["status"], bad["code"]) == (422, 11000)
+    endless = await publish(client, "POST", VERSIONS, package(), categories="9" * 5000)
+    assert (endless["status"], endless["code"]) == (422, 11000)
     assert (await publish(client, "PUT", f"{VERSIONS}/latest", package(main="a=1\n")))["code"] == 11000
     async with here.client(await here.key(Scope.WORKERS, owner="stranger")) as stranger:
         answer = await stranger.post(VERSIONS, **form(package()))

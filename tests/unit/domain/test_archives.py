@@ -144,6 +144,13 @@ def test_refuses_two_members_for_one_place(names: tuple[str, str], code: str) ->
     assert codes(build(*((name, b"") for name in names))) == [code]
 
 
+@pytest.mark.parametrize("offset", [0, 1 << 40, (1 << 63) - 1, (1 << 64) - 1])
+def test_refuses_a_64_bit_end_record_at_an_offset_that_no_file_has(offset: int) -> None:
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, offset, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    assert codes(build(("main.py", b"x"))[:-22] + locator + end) == ["package_damaged"]
+
+
 def test_tells_an_empty_a_truncated_a_damaged_and_a_foreign_file_apart() -> None:
     good = build(("main.py", b"x" * 100))
     assert codes(b"") == ["package_empty"]
