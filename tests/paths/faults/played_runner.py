@@ -205,11 +205,15 @@ class PlayedRunner:
         self.holds.remove((offer.job, offer.fence))
 
     async def is_refused(self, offer: Offer) -> None:
-        """Say everything that a holder may say, and hear Drop each time."""
-        for word in (self.confirm(offer), self.ship(offer, 9, [{"stale": True}]), self.end(offer)):
-            await word
+        """Come back with a lease that is lost, say everything that a holder may say, and hear Drop each time."""
+        self.holds = [(offer.job, offer.fence)]
+        assert (await self.connect()).kept == ()
+        self.holds = []  # beats would be answered with Drop too
+        await self.hears(Drop, offer.job)
+        for word in (self.confirm, lambda lost: self.ship(lost, 2, [{"stale": True}]), self.end):
+            await word(offer)
             assert (await self.hears(Drop, offer.job)).fence == offer.fence
-        self.holds.remove((offer.job, offer.fence))
+            self.holds = []
 
     async def build(self) -> None:
         """Play one build that succeeds at once."""

@@ -17,7 +17,7 @@ from played_runner import PlayedRunner, ready_worker
 from watched_proxy import Frame, WatchedProxy
 
 from clawplane.domain.leases import Offer
-from clawplane.link.frames import Confirm, Confirmed, End, Ended, Offered, Ship, Stored
+from clawplane.link.frames import Confirm, Confirmed, Drop, End, Ended, Offered, Ship, Stored
 
 FIRST, SECOND, AGAIN = [{"number": 1}], [{"number": 2}, {"number": 3}], [{"number": 10}, {"number": 11}]
 
@@ -234,10 +234,6 @@ def points_of_runners() -> list[Point]:
 
 async def is_stale(point: Point) -> None:
     """Come back late with the old lease, and be refused in everything."""
-    point.runner.free = {"workers": 0, "builds": 0}
-    if (point.offer.job, point.offer.fence) not in point.runner.holds:
-        point.runner.holds.append((point.offer.job, point.offer.fence))
-    assert (await point.runner.connect()).kept == ()
     await point.runner.is_refused(point.offer)
     await point.runner.vanish()
 
@@ -261,6 +257,9 @@ async def test_a_runner_that_dies_at_any_point_is_replaced_within_15_s_and_refus
         assert time.monotonic() - died_at < 15
     for offer in taken:
         await rescuer.store(offer, 1, AGAIN)
+    for point in points[:-1]:  # not even the holder may speak under an earlier fence
+        await rescuer.ship(point.offer, 2, FIRST)
+        assert (await rescuer.hears(Drop, point.offer.job)).fence == point.offer.fence
     await asyncio.gather(*(point.go_on(point) for point in points))
     for offer in taken:
         await rescuer.finish(offer)
