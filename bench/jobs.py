@@ -1,6 +1,6 @@
 """Measure the queue: submit, offer, confirm, finish through the store's ports; all fenced, all commits synced.
 
-python -m bench.queue [--jobs N] [--runners N] [--batch N] [--rounds N]
+python -m bench.jobs [--jobs N] [--runners N] [--batch N] [--rounds N]
 
 As in the product, many callers act at once: jobs come in batches, offers are made for many runners in one call, and
 every confirmation and end is a call of its own. Beside it, in the same run: the same work with one call at a time,
