@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clawplane.domain.batches import Batch, LogLine, ShippedRow
-from clawplane.domain.errors import ConcurrencyLimited, Conflict, InvalidArgument
+from clawplane.domain.errors import ConcurrencyLimited, Conflict, InvalidArgument, TooLarge
 from clawplane.domain.ids import JobId, RunSlug, WorkerSlug
 from clawplane.domain.leases import AttemptEnd, JobKind
 from clawplane.domain.lifecycle import RunStatus, SubtaskStatus
@@ -407,6 +407,31 @@ async def test_large_rows_are_kept_whole(bench: Any) -> None:
     await bench.ship(offer, 1, *bodies)
     assert await bench.bodies(new) == bodies
     assert await streamed(bench, new) == [bodies]
+
+
+async def test_large_rows_are_streamed_a_few_at_a_time_and_a_page_of_too_many_is_refused(bench: Any) -> None:
+    new = await bench.start()
+    (offer,) = await bench.lease()
+    row = b'"%s"' % (b"x" * (7 << 20))
+    for number in range(1, 11):
+        await bench.ship(offer, number, row)
+    lists = await streamed(bench, new)
+    assert [len(rows) for rows in lists] == [2] * 5
+    with pytest.raises(TooLarge, match="larger than 64 MB"):
+        await bench.store.runs.rows(new.run.slug, limit=100, offset=0)
+    _, rows = await bench.store.runs.rows(new.run.slug, limit=5, offset=3)
+    assert len(rows) == 5
+
+
+async def test_keys_that_nobody_meant_as_columns_are_left_out(bench: Any) -> None:
+    new = await bench.start()
+    (offer,) = await bench.lease()
+    await bench.ship(
+        offer, 1, b'{"a":1,"%s":1}' % (b"k" * 5000), json.dumps({f"k{n}": 1 for n in range(20_000)}).encode()
+    )
+    keys = [item.key for item in await bench.store.runs.columns(new.run.slug)]
+    assert keys[:2] == ["a", "k0"]
+    assert len(keys) == 10_000
 
 
 async def test_columns_are_the_union_of_keys_in_order_of_first_sight(bench: Any) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from clawplane.domain.batches import ShippedRow, StoredRow
+from clawplane.domain.errors import TooLarge
 from clawplane.domain.ids import JobId
 from clawplane.domain.rows import merge
 from clawplane.store.chunks import cut, pack, unpack_rows
@@ -24,7 +25,11 @@ from clawplane.store.database import Transaction, first
 
 _OF_THE_RUN = 0
 _CHUNKS_AT_ONCE = 256
-_STEP_BYTES = 8 << 20
+STEP_BYTES = 8 << 20
+"""What is read and held of a run's rows at a time, unless a single row is larger."""
+
+_PAGE_BYTES = 64 << 20
+_MOST_KEYS, _LONGEST_KEY = 10_000, 1000
 
 
 class _Upserted(msgspec.Struct, gc=False):
@@ -149,7 +154,7 @@ async def rows_of(tx: Transaction, slug: str) -> RunRows | None:
 
 
 async def page(tx: Transaction, of: RunRows, limit: int, offset: int) -> list[StoredRow]:
-    """Return `limit` visible rows after the first `offset`."""
+    """Return `limit` visible rows after the first `offset`; raises TooLarge when they are too many bytes to hold."""
     if offset >= of.visible or limit <= 0:
         return []
     if of.visible == of.last_ordinal:  # no holes: the ordinal follows from the offset
@@ -161,10 +166,17 @@ async def page(tx: Transaction, of: RunRows, limit: int, offset: int) -> list[St
     start, before = place
     skip = offset - before
     rows: list[StoredRow] = []
+    size = 0
     while start is not None and len(rows) < skip + limit:
         step = await read_step(tx, of, start, skip + limit - len(rows))
         for ordinal, bodies in step.chunks:
             rows += [StoredRow(ordinal + index, body) for index, body in enumerate(bodies)]
+            size += sum(map(len, bodies))
+        if size > _PAGE_BYTES and limit > 1:
+            raise TooLarge(
+                f"These {limit} rows are larger than {_PAGE_BYTES >> 20} MB together.",
+                hint="Ask for fewer at once with `limit`, or export them.",
+            )
         start = step.next
     return rows[skip : skip + limit]
 
@@ -182,7 +194,7 @@ async def read_step(tx: Transaction, of: RunRows, start: int, rows: int) -> Step
     taken = size = 0
     last: int | None = None
     for ordinal, count, length in await tx.fetch("chunk_sizes", {**where, "limit": min(rows, _CHUNKS_AT_ONCE)}):
-        if last is not None and (taken >= rows or size + length > _STEP_BYTES):
+        if last is not None and (taken >= rows or size + length > STEP_BYTES):
             break
         taken, size, last = taken + count, size + length, ordinal
     if last is None:
@@ -195,7 +207,17 @@ _keys_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def add_keys(seen: dict[str, None], bodies: Sequence[bytes]) -> None:
-    """Add the keys of these rows to `seen`, in order; rows that are no objects have none."""
+    """Add the keys of these rows to `seen`, in order; rows that are no objects have none.
+
+    Keys that nobody meant as columns, overlong ones and those beyond the first 10,000, are left out.
+    """
     for body in bodies:
+        if len(seen) >= _MOST_KEYS:
+            return
         if body.startswith(b"{"):
-            seen.update(dict.fromkeys(_keys_of(body)))
+            found = _keys_of(body)
+            if found.keys() <= seen.keys():
+                continue
+            for key in found:
+                if len(key) <= _LONGEST_KEY and len(seen) < _MOST_KEYS:
+                    seen[key] = None

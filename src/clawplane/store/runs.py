@@ -175,13 +175,16 @@ class SqlRuns:
         return await self._database.read(view)
 
     async def stream_rows(self, slug: RunSlug, *, batch: int = 2000) -> AsyncIterator[list[bytes]]:
-        """Yield the bodies of all visible rows in order, in lists of up to `batch`."""
+        """Yield the bodies of all visible rows in order, in lists of up to `batch`, or fewer when they are large."""
         collected: list[bytes] = []
+        size = 0
         async for bodies in self._steps(slug, batch):
             collected += bodies
-            while len(collected) >= batch:
+            size += sum(map(len, bodies))
+            while len(collected) >= batch or (collected and size >= rows.STEP_BYTES):
                 yield collected[:batch]
                 collected = collected[batch:]
+                size = sum(map(len, collected))
         if collected:
             yield collected
 
