@@ -9,9 +9,16 @@ import shutil
 import msgspec
 import pytest
 
-from clawplane.domain.leases import JobKind
+from clawplane.builder.build_log import BuildLog
+from clawplane.domain.clock import ManualClock
+from clawplane.domain.ids import JobId, RunnerId
+from clawplane.domain.leases import JobKind, Offer
 from clawplane.domain.runs import RunSystem, SubtaskSpec
 from clawplane.domain.workers import BuildResult, BuildSpec, Environment
+from clawplane.runner.jobs.build import BuildJob
+from clawplane.runner.redact import Redactor
+from clawplane.runner.room import Room
+from clawplane.runner.shipping import Shipper
 
 
 def spec_of(plane, content: bytes, language: str) -> BuildSpec:
@@ -117,3 +124,24 @@ async def test_a_failed_installation_gives_the_installers_own_words(real_runner,
     assert not outcome.succeeded
     assert "this-package-does-not-exist-anywhere-4711" in outcome.message
     assert any("this-package-does-not-exist-anywhere-4711" in line for line in plane.lines(job))
+
+
+async def test_set_up_code_that_prints_progress_for_ever_fills_no_more_than_the_log(plane) -> None:
+    spec = msgspec.msgpack.encode(spec_of(plane, b"", "python"))
+    offer = Offer(
+        job=JobId(1),
+        kind=JobKind.BUILD,
+        subject="W@v1.0.0",
+        runner=RunnerId("R"),
+        attempt=1,
+        fence=1,
+        nonce=1,
+        spec=spec,
+        timeout_ms=60_000,
+    )
+    room = Room(1 << 30)
+    shipper = Shipper(lambda *_: 1, room=room, clock=ManualClock(), redactor=Redactor([]), log_bytes=10_000)
+    job = BuildJob(offer, shipper, None)
+    log = BuildLog(job._log, job._progress)
+    await log.feed(b"Resolved 1 package\nPrepared 1 package\n" * 5_000)
+    assert room.used < 20_000

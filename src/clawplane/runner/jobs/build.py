@@ -104,7 +104,8 @@ class BuildJob:
         self._shipper.line(INFO, line, "stdout")
 
     def _progress(self, phase: str) -> None:
-        self._shipper.say(f"SYSTEM: {phase[:1].upper()}{phase[1:]}.")
+        # set-up code may print what looks like progress for ever, so this counts towards the log's limit
+        self._shipper.line(INFO, f"SYSTEM: {phase[:1].upper()}{phase[1:]}.", "system")
 
 
 def _failed(reason: str, message: str, began: float) -> Outcome:
