@@ -110,7 +110,7 @@ async def test_an_install_script_that_swaps_the_environment_for_a_link_gets_noth
         return await run(["sh", "-c", script], **how)
 
     launcher.run = stand_in
-    with pytest.raises(BuildFailed, match="cannot be (kept|used)"):
+    with pytest.raises(BuildFailed, match=r"cannot be (kept|used)"):
         await node_cache.ensure(plan_node(manifest(**{"left-pad": "^1.3.0"}), None), launcher=launcher, on_log=ignore)
     assert secret.stat().st_mode & 0o777 == 0o600
     assert [*(root / "environments").iterdir()] == []
