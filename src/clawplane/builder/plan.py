@@ -135,6 +135,8 @@ def _read_object(file: str, content: bytes, maximum: int) -> dict[str, Any]:
         raise ManifestRefused(file, 0, "is not UTF-8 text.", "Save it as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise ManifestRefused(file, error.lineno, f"is not JSON: {error.msg}.", "Correct the file.") from None
+    except ValueError:  # Python refuses to read an integer of thousands of digits
+        raise ManifestRefused(file, 0, "holds a number with too many digits.", "Is this the file npm wrote?") from None
     if not isinstance(value, dict):
         raise ManifestRefused(file, 0, "is not a JSON object.", 'Write `{"name": "...", "dependencies": {}}`.')
     return value

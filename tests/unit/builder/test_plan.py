@@ -88,6 +88,7 @@ def test_published_versions_of_node_packages_are_accepted(wanted: str) -> None:
         (b" " * (2 << 20), None),
         (b"{}", b"{}"),
         (b"{}", b'{"lockfileVersion": '),
+        (b"{}", b'{"lockfileVersion": ' + b"9" * 5000 + b"}"),
     ],
 )
 def test_manifests_npm_could_not_use_are_refused(manifest: bytes, lock: bytes | None) -> None:
