@@ -163,6 +163,12 @@ class Greetings:
         return self.last
 
 
+def mend_after(seconds: float, proxy: WatchedProxy) -> None:
+    """Let a cut last for some time, which is what is tested, then mend it."""
+    threading.Event().wait(seconds)
+    proxy.mend()
+
+
 @pytest.mark.timeout(180)
 def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it_lasts(
     parts: Parts, make_proxy: Callable[..., WatchedProxy]
@@ -184,14 +190,14 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
             parts.until_log_says(slug, "half way")
         proxies["short"].cut()
         proxies["swallowed"].swallow()
-        mended = pool.submit(lambda: threading.Event().wait(5) or proxies["short"].mend())
+        mended = pool.submit(mend_after, 5, proxies["short"])
         noticed = pool.submit(greetings["swallowed"].next, 12)
         runners.append(start("long"))
         lasting = parts.start(worker, n=40, pause=10.5)
         parts.until_log_says(lasting, "half way")
         before = set(guests_of(parts.home / "long"))
         proxies["long"].cut()
-        mended_late = pool.submit(lambda: threading.Event().wait(20) or proxies["long"].mend())
+        mended_late = pool.submit(mend_after, 20, proxies["long"])
         mended.result()
         assert len(greetings["short"].next(15).kept) == 1
         assert len(noticed.result().kept) == 1

@@ -17,13 +17,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from clawplane.domain.ids import JobId
 from clawplane.link.codec import Codec
 from clawplane.link.frames import RunnerFrame, ServerFrame, Ship, Stored, Welcome
 
 Frame = RunnerFrame | ServerFrame
 Watch = Callable[[Frame], bool]
-Lease = tuple[JobId, int]
+Lease = tuple[int, int]
 
 
 class _Cut(Exception):
@@ -129,7 +128,7 @@ class WatchedProxy:
 
     def swallow(self) -> None:
         """Take in whatever is said on the connections there are, pass nothing on, and say nothing about it."""
-        self._do(lambda: [setattr(connection, "swallowing", True) for connection in self._connections])
+        self._do(self._swallow)
 
     def close(self) -> None:
         """Cut everything and end the thread."""
@@ -150,8 +149,17 @@ class WatchedProxy:
 
     def _do(self, action: Callable[[], object]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (action(), done.set()))
+
+        def act() -> None:
+            action()
+            done.set()
+
+        self._loop.call_soon_threadsafe(act)
         assert done.wait(10)
+
+    def _swallow(self) -> None:
+        for connection in self._connections:
+            connection.swallowing = True
 
     def _cut(self) -> None:
         self._is_cut = True
@@ -242,5 +250,5 @@ class WatchedProxy:
             for kept in frame.kept:
                 self._note_stored(*kept)
 
-    def _note_stored(self, job: JobId, fence: int, seq: int) -> None:
+    def _note_stored(self, job: int, fence: int, seq: int) -> None:
         self.stored[job, fence] = max(self.stored[job, fence], seq)
