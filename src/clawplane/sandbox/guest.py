@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -28,6 +29,8 @@ _SETUP_SECONDS: Final = 30.0
 _KILL_SECONDS: Final = 1.0
 _REMOVE_TRIES: Final = 200
 _REMOVE_PAUSE: Final = 0.01
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,10 @@ class GuestProcess(Process):
             except OSError as problem:
                 verdict = replace(verdict, reason="setup", detail=f"cannot take back what the guest wrote: {problem}")
             self._settle(verdict)
+        except Exception:  # a defect of ours: nothing may run on, and nobody may wait for a verdict for ever
+            _log.exception("A guest could not be followed to its end")
+            self._send(signal.SIGKILL)
+            self._settle(Verdict("setup", detail="the sandbox failed by a defect; the runner's log has the details"))
         finally:
             self._channel.close()
             if self._pidfd is not None:

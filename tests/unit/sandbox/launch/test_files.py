@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,27 @@ async def test_what_a_guest_writes_to_a_writable_directory_stays_and_is_ours(gue
         found = each.stat()
         assert found.st_uid == os.geteuid()
         assert not found.st_mode & (stat.S_ISUID | stat.S_ISGID)
+
+
+async def test_a_guest_that_nests_directories_beyond_reason_still_gets_its_verdict(guests: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    script = "import os\nos.chdir('/kept')\nfor _ in range(3000):\n  os.mkdir('d')\n  os.chdir('d')"
+    ended = await guests.run(guests.python, "-c", script, mounts=(Writable(str(kept), "/kept"),))
+    subprocess.run(["rm", "-rf", str(kept)], check=True)
+    assert ended.verdict.succeeded, ended
+
+
+async def test_a_defect_while_a_guest_is_cleared_up_ends_in_a_verdict_and_not_in_waiting(
+    guests: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
+        raise RecursionError(path)
+
+    monkeypatch.setattr("clawplane.sandbox.launch.reclaim", fail)
+    ended = await guests.run("true", mounts=(Writable(str(tmp_path), "/kept"),))
+    assert ended.verdict.reason == "setup"
+    assert "defect" in ended.verdict.detail
 
 
 async def test_a_mount_point_behind_a_link_in_the_package_is_refused(guests: Any, tmp_path: Path) -> None:
