@@ -96,13 +96,16 @@ class Parts:
 
     # what clients do
 
-    def push(self, name: str = "counter", main: str = COUNTER, *, wait: bool = True, **parts: Any) -> str:
-        """Upload a Python Worker and, with `wait`, see its environment built."""
-        parts.setdefault("schema", COUNTER_SCHEMA)
+    def upload(self, name: str, main: str, **parts: Any) -> httpx.Response:
+        """Upload a Python Worker and return the answer, whatever it is."""
         body = self._make_package(main, **parts)
-        answer = self.http.post(
+        return self.http.post(
             "/v1/workers", params={"name": name}, content=body, headers={"Content-Type": "application/zip"}
         )
+
+    def push(self, name: str = "counter", main: str = COUNTER, *, wait: bool = True) -> str:
+        """Upload a Python Worker and, with `wait`, see its environment built."""
+        answer = self.upload(name, main, schema=COUNTER_SCHEMA)
         assert answer.status_code == 201, answer.text
         if wait:
             version = answer.json()["data"]["version"]

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 from fault_parts import Parts, guests_of
 from history_check import check_host, check_rest, check_run
@@ -48,13 +47,6 @@ def fill(file: Path) -> None:
                 continue
 
 
-def refused_upload(parts: Parts) -> httpx.Response:
-    body = parts._make_package("x = 1", files={"noise.bin": os.urandom(200_000).hex()})
-    return parts.http.post(
-        "/v1/workers", params={"name": "late"}, content=body, headers={"Content-Type": "application/zip"}
-    )
-
-
 def count_of_runs(parts: Parts) -> int:
     return int(parts.http.get("/api/v2/worker-runs").json()["data"]["count"])
 
@@ -73,7 +65,7 @@ async def test_a_full_disk_is_named_in_the_answers_and_everything_goes_on_when_t
     ballast = Path(f"/proc/{serve.pid}/root{data}/ballast")
 
     await asyncio.to_thread(fill, ballast)
-    upload = await asyncio.to_thread(refused_upload, parts)
+    upload = await asyncio.to_thread(parts.upload, "late", "x = 1", files={"noise.bin": os.urandom(200_000).hex()})
     assert (upload.status_code, upload.json()["error"]) == (507, "store_full")
     assert upload.json()["hint"]
     while (answer := await asyncio.to_thread(parts.submit, worker, n=3)).status_code == 200:
