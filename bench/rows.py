@@ -18,7 +18,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.queue import NOW, new_run
+from bench.jobs import NOW, new_run
 from bench.report import Figure, median, show
 from clawplane.domain.batches import Batch, ShippedRow
 from clawplane.domain.ids import RunnerId

@@ -26,6 +26,7 @@ class JobKind(StrEnum):
 
     BUILD = "build"
     SUBTASK = "subtask"
+    SESSION = "session"
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import Claim, Finish, Offer
 
 PROTOCOL: Final = 1
+WINDOW: Final = 64
+CHUNK: Final = 64 << 10
 MAX_FRAME: Final = 96 << 20
 """Bytes of one frame at the most; a single row may be up to 64 MiB."""
 
@@ -81,7 +83,91 @@ class Draining(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """No more offers, please: this runner finishes what it has and leaves."""
 
 
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """One piece of what a question streams; at most WINDOW of them, of at most CHUNK bytes, ahead of More."""
+
+    job: JobId
+    fence: int
+    ask: int
+    body: bytes
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to a question: msgpack of what domain.asks.METHODS says."""
+
+    job: JobId
+    fence: int
+    ask: int
+    body: bytes
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A question that cannot be answered: an error of the one tree, by its code."""
+
+    job: JobId
+    fence: int
+    ask: int
+    code: str
+    message: str
+    hint: str = ""
+    details: tuple[str, ...] = ()
+
+
+class Took(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The runner has taken `count` more Fed frames of a question."""
+
+    job: JobId
+    fence: int
+    ask: int
+    count: int
+
+
+class Noted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A session's LiveState (msgpack), said unasked whenever it changed."""
+
+    job: JobId
+    fence: int
+    body: bytes
+
+
 # Control plane -> runner
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A question to a live session; `ask` is new with each question of this link."""
+
+    job: JobId
+    fence: int
+    ask: int
+    method: str
+    body: bytes
+
+
+class Fed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Data for a question that takes some; at most WINDOW of them, of at most CHUNK bytes, ahead of Took."""
+
+    job: JobId
+    fence: int
+    ask: int
+    body: bytes
+    last: bool = False
+
+
+class More(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The caller has taken `count` more Told frames of a question."""
+
+    job: JobId
+    fence: int
+    ask: int
+    count: int
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Nobody waits for this answer any more."""
+
+    job: JobId
+    fence: int
+    ask: int
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -150,5 +236,9 @@ class Rejected(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
-RunnerFrame = Hello | Heartbeat | Free | Confirm | Decline | Ship | End | Draining
-ServerFrame = Welcome | Heard | Offered | Confirmed | Drop | Cancel | Stored | Ended | Rejected
+RunnerFrame = (
+    Hello | Heartbeat | Free | Confirm | Decline | Ship | End | Draining | Told | Answered | Failed | Took | Noted
+)
+ServerFrame = (
+    Welcome | Heard | Offered | Confirmed | Drop | Cancel | Stored | Ended | Rejected | Asked | Fed | More | Withdrawn
+)
