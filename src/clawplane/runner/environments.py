@@ -1,6 +1,8 @@
 """Get the environment of a package: read its dependency files, plan, and ask the builder.
 
 What a package depends on is read once per content and kept, so that a run of a known package reads no file of it again.
+An environment that is here is used at once. Only when it is absent, the lock that the version's first build found is
+fetched, so that every runner has the same.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from clawplane.builder.plan import (
     plan_python,
 )
 from clawplane.domain.workers import Language
+from clawplane.runner.locks import Download, fetch_lock
 
 _MOST_PLANS: Final = 1024
 
@@ -36,10 +39,11 @@ _log = logging.getLogger(__name__)
 class Environments:
     """Environments of packages, by the content of the package."""
 
-    def __init__(self, cache: EnvironmentCache, launcher: Launcher, *, machine: str) -> None:
-        """Take the cache, what builds run in, and this host's architecture (as `uname -m` says it)."""
+    def __init__(self, cache: EnvironmentCache, launcher: Launcher, download: Download, *, machine: str) -> None:
+        """Take the cache, what builds run in, where locks are, and this host's architecture (as `uname -m` says it)."""
         self._cache = cache
         self._launcher = launcher
+        self._download = download
         self._machine = machine
         self._plans: dict[tuple[str, Language], Plan] = {}
         self._in_use: Counter[str] = Counter()
@@ -51,17 +55,26 @@ class Environments:
         sha256: str,
         language: Language,
         *,
+        lock_key: str = "",
         on_log: Callable[[str], None],
         on_progress: Callable[[str], None] = lambda phase: None,
     ) -> Environment:
-        """Return the environment of an unpacked package; raises ManifestRefused and BuildFailed."""
+        """Return the environment of an unpacked package; raises ManifestRefused and BuildFailed.
+
+        lock_key: the blob of the lock it is made from when it is not here; empty: there is none, resolve.
+        """
         plan = self._plans.get((sha256, language))
         if plan is None:
             plan = await asyncio.to_thread(read_plan, package, language, self._machine)
             if len(self._plans) >= _MOST_PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[sha256, language] = plan
-        environment = await self._cache.ensure(plan, launcher=self._launcher, on_log=on_log, on_progress=on_progress)
+        environment = await self._cache.find(plan)
+        if environment is None:
+            lock = await fetch_lock(lock_key, self._download) if lock_key else None
+            environment = await self._cache.ensure(
+                plan, lock=lock, launcher=self._launcher, on_log=on_log, on_progress=on_progress
+            )
         self._compile_beside(environment)
         return environment
 

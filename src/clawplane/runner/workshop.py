@@ -47,7 +47,7 @@ async def workshop(
     launcher = BuildLauncher(isolation, seconds=BUILD_SECONDS)
     cache = EnvironmentCache(settings.data / "environments", tools)
     packages = PackageCache(settings.data, download, max_bytes=settings.package_cache_bytes)
-    environments = Environments(cache, launcher, machine=os.uname().machine)
+    environments = Environments(cache, launcher, download, machine=os.uname().machine)
     warm = WarmInterpreters(isolation, cache, launcher, tools.python, memory=settings.data / "warm.json")
     warm.recall()
     try:

@@ -138,12 +138,6 @@ class LocalIndex:
         files = [file for file in self._page(name).iterdir() if file.name != "index.html"]
         return {f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files}
 
-    def replace(self, name: str, content: bytes) -> None:
-        """Let all of a package's files have other bytes, while its page goes on to name the hashes of the old ones."""
-        for file in self._page(name).iterdir():
-            if file.name != "index.html":
-                file.write_bytes(content)
-
     def name_no_hashes(self, name: str) -> None:
         """Let the page of a package list its files only."""
         page = self._page(name) / "index.html"

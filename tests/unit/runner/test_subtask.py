@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clawplane.domain.errors import Conflict
@@ -235,6 +237,27 @@ async def test_a_package_that_is_gone_is_told_as_a_failed_preparation(real_runne
     spec = spec_of(plane, node(make_package, ""), language="node")
     plane.blobs.clear()
     offer = plane.offer(JobKind.SUBTASK, spec)
+    outcome = (await plane.ended(offer)).outcome
+    assert outcome.reason == "setup"
+    assert "There is no such blob" in outcome.message
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="this host has no npm")
+async def test_the_lock_is_fetched_for_the_first_subtask_and_never_again(real_runner, plane, make_package) -> None:
+    plane.blobs["locks/" + hashlib.sha256(b"").hexdigest()] = b""
+    spec = spec_of(plane, node(make_package, ""), language="node")
+    locked = Environment(fingerprint="", lock_key="locks/" + hashlib.sha256(b"").hexdigest())
+    for _ in range(2):
+        offer = plane.offer(JobKind.SUBTASK, msgspec.structs.replace(spec, environment=locked))
+        assert (await plane.ended(offer)).outcome.succeeded
+    assert plane.downloads == [spec.package_key, locked.lock_key]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="this host has no npm")
+async def test_a_lock_that_is_gone_is_told_as_a_failed_preparation(real_runner, plane, make_package) -> None:
+    spec = spec_of(plane, node(make_package, ""), language="node")
+    locked = Environment(fingerprint="", lock_key=f"locks/{'a' * 64}")
+    offer = plane.offer(JobKind.SUBTASK, msgspec.structs.replace(spec, environment=locked))
     outcome = (await plane.ended(offer)).outcome
     assert outcome.reason == "setup"
     assert "There is no such blob" in outcome.message

@@ -62,7 +62,11 @@ class SubtaskJob:
             self._held.enter_context(shop.packages.using(spec.package_sha256))
             package = await shop.packages.ensure(spec.package_key, spec.package_sha256)
             self._environment = await shop.environments.ensure(
-                package, spec.package_sha256, spec.language, on_log=self._installing
+                package,
+                spec.package_sha256,
+                spec.language,
+                lock_key=spec.environment.lock_key,
+                on_log=self._installing,
             )
             self._held.enter_context(shop.environments.using(self._environment))
             self._guest = guest(spec, package, self._environment, shop.runtimes)
