@@ -25,6 +25,7 @@ from clawplane.domain.leases import Claim, Finish, JobKind, NewJob, Offer, Outco
 from clawplane.domain.lifecycle import RunStatus
 from clawplane.domain.runs import NewRun, Run, RunFilter, RunSystem
 from clawplane.store import Store, open_store
+from clawplane.wiring import calm_collector
 
 NOW = 1_780_000_000_000
 SPEC = b"s" * 300
@@ -170,6 +171,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    calm_collector()  # as the control plane does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(measure(options.jobs, options.runners, options.batch, options.rounds))
     show("Queue: every word fenced, every commit synced (SQLite, WAL, synchronous=FULL)", figures)
