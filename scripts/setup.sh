@@ -22,6 +22,6 @@ if ! [ -x .venv/bin/python ] || ! .venv/bin/python -c 'import sys' >/dev/null 2>
     "$python" -m venv .venv
 fi
 echo "Installing the locked dependencies" >&2
-.venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
-.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements-dev.lock
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 touch .venv/.ready
