@@ -3,8 +3,9 @@
 Three ways through, fastest first; each batch takes the first that can read it:
 
 1. selected values that are text, numbers or null: decoded into structs, written without a line of Python per row;
-2. booleans, nested values, or a batch with text that a spreadsheet might run: one expression per row;
-3. rows that are no objects, or that no struct can read: the standard library, row by row.
+2. booleans or nested values: column by column, so that only those columns are touched;
+3. a batch with text that a spreadsheet might run: one expression per row;
+4. rows that are no objects, or that no struct can read: the standard library, row by row.
 
 After a batch failed the first way, later batches start with the second: columns keep their types.
 
@@ -35,6 +36,8 @@ _SUSPECT = frozenset(_ALWAYS + _PERHAPS)
 _CALL = re.compile(r"[^\W\d][\w.]{0,40}\s{0,9}\(|\|")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SIMPLE = frozenset({int, float, type(None)})
+_UNCHANGED = _SIMPLE | {str}
+_BOOLEANS: dict[object, str] = {True: "true", False: "false"}
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 
 
@@ -80,7 +83,10 @@ class CsvEncoder:
     def _write(self, text: bytes) -> None:
         if self._loose is None:
             raise ValueError("these columns need the slow way")
-        if self._plain is not None and not any(mark in text for mark in _ARMED):
+        if any(mark in text for mark in _ARMED):
+            self._writer.writerows(map(_cells, map(msgspec.structs.astuple, self._loose.decode(text))))
+            return
+        if self._plain is not None:
             try:
                 rows = self._plain.decode(text)
             except msgspec.ValidationError:
@@ -88,7 +94,8 @@ class CsvEncoder:
             else:
                 self._writer.writerows(map(msgspec.structs.astuple, rows))
                 return
-        self._writer.writerows(map(_cells, map(msgspec.structs.astuple, self._loose.decode(text))))
+        columns = zip(*map(msgspec.structs.astuple, self._loose.decode(text)), strict=True)
+        self._writer.writerows(zip(*map(_column, columns), strict=True))
 
     def _slow_row(self, raw: bytes) -> list[object]:
         value = parse_row(raw)
@@ -105,6 +112,16 @@ class CsvEncoder:
             return text.encode()
         except UnicodeEncodeError:
             return _SURROGATE.sub("\ufffd", text).encode()
+
+
+def _column(values: tuple[object, ...]) -> Iterable[object]:
+    """Return one column of a batch in which no text is armed, with only what needs it changed."""
+    kinds = set(map(type, values))
+    if kinds <= _UNCHANGED:
+        return values
+    if kinds == {bool}:
+        return map(_BOOLEANS.__getitem__, values)
+    return [value if type(value) in _UNCHANGED else _text(value) for value in values]
 
 
 def _cells(values: Iterable[object]) -> list[object]:
