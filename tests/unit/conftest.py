@@ -21,6 +21,7 @@ from clawplane.domain.batches import Batch
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import Claim, Finish, JobKind, Offer, RunnerRecord
 from clawplane.domain.ports import AppendResult, FinishResult, RunnerConnection
+from clawplane.domain.sessions import LiveState
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import LinkLimits, link_endpoint
 
@@ -70,6 +71,7 @@ class FakeControlPlane:
         self.blobs: dict[str, bytes] = {}
         self.downloads: list[str] = []
         self.is_draining = False
+        self.states: dict[JobId, list[LiveState]] = {}
         self.before_download: Callable[[], Awaitable[object]] | None = None
         self.before: Callable[[str], object] | None = None
         self._fences = itertools.count(1)
@@ -178,6 +180,12 @@ class FakeControlPlane:
         self.ends[claim.job] = finish
         self.changes.note()
         return FinishResult(accepted=True)
+
+    async def noted(self, runner: RunnerId, job: JobId, fence: int, state: LiveState) -> None:
+        await self._note("noted", state)
+        if self._is_lease(job, fence):
+            self.states.setdefault(job, []).append(state)
+        self.changes.note()
 
     async def draining(self, runner: RunnerId) -> None:
         await self._note("draining", None)

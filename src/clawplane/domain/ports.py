@@ -18,6 +18,7 @@ from clawplane.domain.ids import JobId, RunnerId, RunSlug, WorkerSlug
 from clawplane.domain.leases import Attempt, Claim, Finish, LeaseView, LostLease, NewJob, Offer, RunnerRecord, Want
 from clawplane.domain.lifecycle import VersionStatus
 from clawplane.domain.runs import EndedRun, HeaderItem, NewRun, Run, RunFilter, Subtask
+from clawplane.domain.sessions import LiveState
 from clawplane.domain.workers import Environment, Worker, WorkerVersion
 
 
@@ -337,8 +338,39 @@ class Wakeups(Protocol):
         ...
 
 
+class Conversation(Protocol):
+    """One question to a live session. Iterating yields what it streams, to the answer; both ways are bounded.
+
+    When the link is cut, the answer is the error Unavailable: what was asked may have been done.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the streamed events (msgpack, or raw bytes) as they come."""
+        ...
+
+    async def answer(self) -> bytes:
+        """Return the answer as msgpack; events not read by then are dropped. Raises the runner's error."""
+        ...
+
+    async def feed(self, chunk: bytes, *, last: bool = False) -> None:
+        """Send data that the question takes; waits while the runner takes none. The error comes with `answer`."""
+        ...
+
+    def withdraw(self) -> None:
+        """Tell the runner that nobody waits any more; after the answer this does nothing."""
+        ...
+
+
 class RunnerConnection(Protocol):
     """The control plane's end of one runner's link; nothing here waits, frames are queued to be sent."""
+
+    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> Conversation:
+        """Ask a live session something (domain.asks.METHODS); job 0 asks the runner itself."""
+        ...
+
+    def over(self, job: JobId, fence: int, reason: str) -> None:
+        """Answer what is still asked of a lease that is gone, with `reason`."""
+        ...
 
     def offer(self, offer: Offer, offer_ms: int) -> None:
         """Send an offer."""
@@ -388,6 +420,10 @@ class Dispatch(Protocol):
 
     async def end(self, runner: RunnerId, finish: Finish) -> FinishResult:
         """Store an end."""
+        ...
+
+    async def noted(self, runner: RunnerId, job: JobId, fence: int, state: LiveState) -> None:
+        """Note how a session stands; a stale word is ignored."""
         ...
 
     async def draining(self, runner: RunnerId) -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from clawplane.domain.batches import Batch
 from clawplane.domain.leases import Claim, Outcome
+from clawplane.link.flow import MAX_ANSWER, MAX_TOLD
 from clawplane.link.frames import (
     MAX_FRAME,
+    WINDOW,
+    Answered,
     Confirm,
     Decline,
     End,
+    Failed,
     Free,
     Heartbeat,
     Hello,
+    Noted,
     RunnerFrame,
     ServerFrame,
     Ship,
+    Told,
+    Took,
 )
 
 MAX_SMALL_FRAME: Final = 1 << 20
@@ -32,6 +40,7 @@ _MAX_MEASURE: Final = 1 << 53
 
 _MAX_SLOTS: Final = 1 << 13
 _MAX_CAPABILITIES: Final = 64
+_MOST: Final[Mapping[type, int]] = MappingProxyType({Told: MAX_TOLD, Answered: MAX_ANSWER})
 
 
 class LinkError(Exception):
@@ -63,7 +72,9 @@ class Codec:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError, OverflowError) as error:
             raise LinkError(f"a frame cannot be read: {str(error)[:200]}") from None
         if len(data) > MAX_SMALL_FRAME and not isinstance(frame, Ship | End):
-            raise LinkError(f"a {type(frame).__name__} of {len(data)} bytes is longer than {MAX_SMALL_FRAME}")
+            most = _MOST.get(type(frame), 0) + MAX_SMALL_FRAME
+            if len(data) > most:
+                raise LinkError(f"a {type(frame).__name__} of {len(data)} bytes is longer than {most}")
         _check(frame)
         return frame
 
@@ -87,12 +98,25 @@ def _check(frame: RunnerFrame) -> None:
     elif isinstance(frame, Hello | Heartbeat):
         for job, fence in frame.held:
             _check_lease(job, fence)
+    elif isinstance(frame, Told | Answered | Failed | Took):
+        _check_ask(frame)
+    elif isinstance(frame, Noted):
+        _check_lease(frame.job, frame.fence)
     if isinstance(frame, Heartbeat | Free):
         _check_slots(frame.free)
     elif isinstance(frame, Hello):
         _check_slots(frame.slots)
         if len(frame.capabilities) > _MAX_CAPABILITIES:
             raise LinkError("a number of capabilities is out of range")
+
+
+def _check_ask(frame: Told | Answered | Failed | Took) -> None:
+    if not (0 <= frame.job < _MAX_JOB and 0 <= frame.fence < _MAX_INT and 0 < frame.ask < _MAX_INT):
+        raise LinkError("the number of a question is out of range")
+    if isinstance(frame, Told) and len(frame.body) > MAX_TOLD:
+        raise LinkError(f"an event of {len(frame.body)} bytes is longer than {MAX_TOLD}")
+    if isinstance(frame, Took) and not 0 < frame.count <= WINDOW:
+        raise LinkError("a number of frames taken is out of range")
 
 
 def _check_slots(slots: Mapping[str, int]) -> None:

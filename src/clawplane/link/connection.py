@@ -14,10 +14,12 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -26,8 +28,10 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.domain.runs import HeaderItem
+from clawplane.domain.sessions import LiveState
+from clawplane.link.asked import Asking, Questions
 from clawplane.link.codec import Codec, LinkError
-from clawplane.link.frames import MAX_FRAME, Rejected, RunnerFrame, ServerFrame, Welcome
+from clawplane.link.frames import MAX_FRAME, Asked, Drop, Ended, Rejected, RunnerFrame, ServerFrame, Welcome
 from clawplane.link.protocol import Identity, RunnerSide
 
 LINK_PATH = "/v1/runner/link"
@@ -79,7 +83,11 @@ def link_url(base: str) -> str:
 
 
 class Link:
-    """What the daemon speaks through. `hear` gets every frame that concerns it, in order, and must not wait."""
+    """What the daemon speaks through. `hear` gets every frame that concerns it, in order, and must not wait.
+
+    `asked` gets every question to a session that this runner holds (offered ones included, for a question may follow
+    its offer at once), must not wait either, and may raise a ClawplaneError to refuse.
+    """
 
     def __init__(
         self,
@@ -90,6 +98,7 @@ class Link:
         *,
         clock: Clock,
         waits: Waits | None = None,
+        asked: Callable[[Asking], None] | None = None,
     ) -> None:
         self._url = link_url(base_url)
         self._headers = {"Authorization": f"Bearer {token}"}
@@ -99,6 +108,7 @@ class Link:
         self._codec = Codec()
         self._side = RunnerSide(identity)
         self._said = asyncio.Event()
+        self._questions = Questions(asked, self._said.set)
         self._cut = asyncio.Event()
         self._greetings = 0
         self._watchdog: asyncio.TimerHandle | None = None
@@ -144,6 +154,11 @@ class Link:
         self._said.set()
         return accepted
 
+    def note(self, job: JobId, fence: int, state: LiveState) -> None:
+        """Say how a session stands, unasked; the last word is said again after a reconnect."""
+        self._side.note(job, fence, msgspec.msgpack.encode(state))
+        self._said.set()
+
     def free(self, free: dict[str, int], *, tell: bool = True) -> None:
         """Note how many slots are free now; `tell` when more are than the control plane can know."""
         self._side.free(free, tell=tell)
@@ -174,7 +189,7 @@ class Link:
                     _log.error("The control plane refuses this runner: %s", error.reason)
                 except (OSError, TimeoutError, WebSocketException, LinkError) as error:
                     _log.warning("No link to the control plane: %s", _sentence(error))
-                self._side.unlinked()
+                self._unlinked()
                 if self._greetings > greeted_before:
                     attempts = pauses(self._waits)
                 await asyncio.sleep(next(attempts))
@@ -205,7 +220,7 @@ class Link:
         try:
             await self._talk(socket)
         finally:
-            self._side.unlinked()
+            self._unlinked()
             with contextlib.suppress(OSError, WebSocketException):
                 await socket.close()
 
@@ -245,18 +260,33 @@ class Link:
             raise LinkRefused(frame.reason)
         if self._side.welcomed == isinstance(frame, Welcome):
             raise LinkError("Welcome comes first, and once")
+        if self._questions.receive(frame, held=isinstance(frame, Asked) and self._side.holds(frame.job, frame.fence)):
+            return
         for news in self._side.receive(frame, self._clock.monotonic()):
             self._hear(news)
+            if isinstance(news, Drop | Ended):
+                self._questions.over(news.job, news.fence)
         self._said.set()
 
     async def _write(self, socket: ClientConnection) -> None:
         while True:
             await self._said.wait()
             self._said.clear()
-            for frame in self._side.take():
-                if self._guard():
-                    raise LinkError("nothing is said after a long silence")
-                await self._send(socket, frame)
+            said: deque[RunnerFrame] = deque()
+            while True:
+                said += self._side.take()
+                # answers and batches in turn, so that neither waits for more than one of the other
+                turn = (self._questions.next_frame(), said.popleft() if said else None)
+                if turn == (None, None):
+                    break
+                for frame in turn:
+                    if frame is not None:
+                        await self._say(socket, frame)
+
+    async def _say(self, socket: ClientConnection, frame: RunnerFrame) -> None:
+        if self._guard():
+            raise LinkError("nothing is said after a long silence")
+        await self._send(socket, frame)
 
     async def _send(self, socket: ClientConnection, frame: RunnerFrame) -> None:
         async with asyncio.timeout(self._waits.send_within):
@@ -277,6 +307,10 @@ class Link:
         await self._cut.wait()
         raise LinkError("the silence was too long, beginning anew")
 
+    def _unlinked(self) -> None:
+        self._side.unlinked()
+        self._questions.cut()
+
     # Silence
 
     def _guard(self) -> bool:
@@ -284,7 +318,7 @@ class Link:
         if not self._side.silent(self._clock.monotonic()):
             return False
         self._cut.set()
-        self._side.unlinked()
+        self._unlinked()
         for news in self._side.give_up():
             self._hear(news)
         return True

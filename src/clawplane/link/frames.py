@@ -84,7 +84,7 @@ class Draining(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One piece of what a question streams; at most WINDOW of them, of at most CHUNK bytes, ahead of More."""
+    """One piece of what a question streams, ahead of More by no more than the credit (see flow.py)."""
 
     job: JobId
     fence: int
@@ -114,7 +114,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Took(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The runner has taken `count` more Fed frames of a question."""
+    """The runner has taken Fed frames of a question, worth `count` credits."""
 
     job: JobId
     fence: int
@@ -134,7 +134,7 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A question to a live session; `ask` is new with each question of this link."""
+    """A question to a live session, or with job 0 to the runner; `ask` is new with each question of this link."""
 
     job: JobId
     fence: int
@@ -154,7 +154,7 @@ class Fed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class More(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The caller has taken `count` more Told frames of a question."""
+    """The caller has taken Told frames of a question, worth `count` credits."""
 
     job: JobId
     fence: int

@@ -1,4 +1,7 @@
-"""What the control plane has yet to send to one runner: bounded, written by one task."""
+"""What the control plane has yet to send to one runner: bounded, written by one task.
+
+Words go first, data that callers upload to their sessions after them: an upload is no reason for a question to wait.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from clawplane.domain.errors import Conflict
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer
+from clawplane.domain.ports import Conversation
+from clawplane.link.asking import AskedQuestions
 from clawplane.link.codec import Codec
-from clawplane.link.frames import Cancel, Drop, Offered, ServerFrame
+from clawplane.link.frames import Cancel, Drop, Fed, Offered, ServerFrame
 
 # RFC 6455 close codes; 4000 and up are an application's own.
 TRY_AGAIN: Final = 1013
 POLICY: Final = 1008
 DEFECT: Final = 1011
+_FED_BYTES: Final = 4 << 20
 REPLACED: Final = 4001
 
 
@@ -28,9 +35,22 @@ class Outbox:
         self._most_bytes = most_bytes
         self._frames: deque[bytes] = deque()
         self._bytes = 0
+        self._fed: deque[bytes] = deque()
+        self._fed_bytes = 0
+        self._fed_room = asyncio.Event()
+        self._fed_room.set()
         self._filled = asyncio.Event()
         self.closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         """Set once, with the close code and the reason; the first reason counts."""
+        self.questions = AskedQuestions(self.put, self._fed_room.wait)
+
+    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> Conversation:
+        """Ask a live session something."""
+        return self.questions.ask(job, fence, method, body)
+
+    def over(self, job: JobId, fence: int, reason: str) -> None:
+        """Answer what was asked of a lease that is gone."""
+        self.questions.over(job, fence, Conflict(reason, hint="Ask again: the session wakes if it can."))
 
     def offer(self, offer: Offer, offer_ms: int) -> None:
         """Send an offer."""
@@ -43,6 +63,7 @@ class Outbox:
     def drop(self, job: JobId, fence: int, reason: str) -> None:
         """Tell the runner that a lease is not its own."""
         self.put(Drop(job=job, fence=fence, reason=reason))
+        self.over(job, fence, f"The session's lease is over: {reason}")
 
     def close(self, reason: str) -> None:
         """End the link; used when the same runner has connected again."""
@@ -56,6 +77,9 @@ class Outbox:
     def put(self, frame: ServerFrame, *, first: bool = False) -> None:
         """Queue a frame, ahead of all others when `first`; a runner that lets the queue fill up is closed."""
         data = self._codec.encode(frame)
+        if isinstance(frame, Fed):
+            self._put_fed(data)
+            return
         if len(self._frames) >= self._most or (self._frames and self._bytes + len(data) > self._most_bytes):
             self.end(POLICY, "the runner does not read what it is sent")
             return
@@ -66,12 +90,30 @@ class Outbox:
         self._bytes += len(data)
         self._filled.set()
 
+    def _put_fed(self, data: bytes) -> None:
+        self._fed.append(data)
+        self._fed_bytes += len(data)
+        if self._fed_bytes >= _FED_BYTES:
+            self._fed_room.clear()
+        self._filled.set()
+
+    def _next(self) -> bytes | None:
+        if self._frames:
+            data = self._frames.popleft()
+            self._bytes -= len(data)
+            return data
+        if self._fed:
+            data = self._fed.popleft()
+            self._fed_bytes -= len(data)
+            if self._fed_bytes < _FED_BYTES:
+                self._fed_room.set()
+            return data
+        return None
+
     async def write(self, send: Callable[[bytes], Awaitable[None]], *, within: float) -> None:
         """Pass what is queued to `send` for ever; one frame that takes longer than `within` seconds ends the link."""
         while True:
-            while self._frames:
-                data = self._frames.popleft()
-                self._bytes -= len(data)
+            while (data := self._next()) is not None:
                 try:
                     async with asyncio.timeout(within):
                         await send(data)

@@ -39,6 +39,7 @@ from clawplane.link.frames import (
     Heard,
     Heartbeat,
     Hello,
+    Noted,
     RunnerFrame,
     ServerFrame,
     Ship,
@@ -69,6 +70,7 @@ class _Held:
     last_batch: int = 0
     unstored: deque[Batch] = field(default_factory=deque)
     finish: Finish | None = None
+    note: bytes | None = None
 
 
 class RunnerSide:
@@ -107,6 +109,11 @@ class RunnerSide:
             slots=me.slots,
             held=self.held(),
         )
+
+    def holds(self, job: JobId, fence: int) -> bool:
+        """Tell whether a lease or an offer that was taken is held, and its work has not ended."""
+        held = self._mine(job, fence)
+        return held is not None and held.finish is None
 
     def held(self) -> tuple[tuple[JobId, int], ...]:
         """Return the leases held as (job, fence)."""
@@ -148,6 +155,13 @@ class RunnerSide:
         held.finish = Finish(claim=held.claim, outcome=outcome)
         self._end_when_stored(held)
         return True
+
+    def note(self, job: JobId, fence: int, body: bytes) -> None:
+        """Say how a session stands, now and after every reconnect."""
+        held = self._mine(job, fence)
+        if held is not None and held.finish is None:
+            held.note = body
+            self._say(Noted(job=job, fence=fence, body=body))
 
     def free(self, free: dict[str, int], *, tell: bool = True) -> None:
         """Note how many slots are free now; heartbeats say it, and a Free at once when `tell`."""
@@ -275,6 +289,8 @@ class RunnerSide:
             heard.append(news)
         for batch in held.unstored:
             self._say(Ship(batch=batch))
+        if held.note is not None and held.finish is None:
+            self._say(Noted(job=claim.job, fence=claim.fence, body=held.note))
         self._end_when_stored(held)
         return heard
 

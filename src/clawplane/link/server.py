@@ -17,6 +17,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from clawplane.domain.clock import Clock, SystemClock
@@ -24,23 +25,30 @@ from clawplane.domain.errors import ClawplaneError, StoreError, Unavailable
 from clawplane.domain.ids import JobId, is_ulid
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, Claim, RunnerRecord
 from clawplane.domain.ports import Dispatch
+from clawplane.domain.sessions import LiveState
+from clawplane.link.asking import AskFrame
 from clawplane.link.codec import Codec, LinkError
 from clawplane.link.frames import (
     PROTOCOL,
+    Answered,
     Confirm,
     Confirmed,
     Decline,
     Draining,
     End,
     Ended,
+    Failed,
     Free,
     Heard,
     Heartbeat,
     Hello,
+    Noted,
     Rejected,
     RunnerFrame,
     Ship,
     Stored,
+    Told,
+    Took,
     Welcome,
 )
 from clawplane.link.lanes import Lanes
@@ -63,7 +71,8 @@ class LinkLimits:
     silence_ms: int = SILENCE_MS
     outbox_frames: int = 4096
     outbox_bytes: int = 64 << 20
-    in_flight: int = 512
+    in_flight: int = 4096
+    """Frames of batches; at this number nothing more is read, answers to questions neither."""
     in_flight_bytes: int = 64 << 20
 
 
@@ -136,6 +145,7 @@ class _Endpoint:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            link.questions.cut()
             await self._dispatch.disconnected(hello.runner, link)
             await self._close(socket, *(link.closing.result() if link.closing.done() else (TRY_AGAIN, "leaving")))
             # What the store has begun is finished rather than abandoned: its followers count on being told.
@@ -149,7 +159,10 @@ class _Endpoint:
                     frame, size = await self._read(socket)
             except TimeoutError:
                 raise LinkError(f"nothing was heard for {silence:g} s") from None
-            await lanes.submit(_lane(frame), size, conversation.handling(frame))
+            if isinstance(frame, Told | Answered | Failed | Took):
+                conversation.hear(frame)  # whoever asked must not wait for anybody's batches
+            else:
+                await lanes.submit(_lane(frame), size, conversation.handling(frame))
 
     async def _read(self, socket: WebSocket) -> tuple[RunnerFrame, int]:
         message = await socket.receive()
@@ -193,6 +206,10 @@ class _Conversation:
         self._link = link
         self._dispatch = dispatch
 
+    def hear(self, frame: AskFrame) -> None:
+        """Pass a word about a question on; raises LinkError when the runner breaks the rules."""
+        self._link.questions.receive(frame)
+
     def handling(self, frame: RunnerFrame) -> Callable[[], Awaitable[None]]:
         """Return the work that a frame makes."""
         return lambda: self._handle(frame)
@@ -225,10 +242,14 @@ class _Conversation:
                 await dispatch.free(runner, frame.free)
             case Decline():
                 await dispatch.decline(runner, frame.claim, _short(frame.reason))
+            case Noted():
+                await dispatch.noted(runner, frame.job, frame.fence, _state(frame.body))
             case Draining():
                 await dispatch.draining(runner)
             case Hello():
                 raise LinkError("Hello was said twice")
+            case Told() | Answered() | Failed() | Took():
+                self.hear(frame)
 
     async def _ship(self, frame: Ship) -> None:
         batch = frame.batch
@@ -248,6 +269,7 @@ class _Conversation:
         claim = frame.finish.claim
         result = await self._dispatch.end(self._runner, frame.finish)
         if result.accepted or result.repeated:
+            self._link.over(claim.job, claim.fence, "The session ended before it answered.")
             self._link.put(Ended(job=claim.job, fence=claim.fence))
         else:
             self._link.drop(claim.job, claim.fence, "the lease is not this runner's any more")
@@ -262,6 +284,8 @@ def _lease(frame: RunnerFrame) -> tuple[JobId, int] | None:
             return frame.finish.claim.job, frame.finish.claim.fence
         case Confirm() | Decline():
             return frame.claim.job, frame.claim.fence
+        case Noted():
+            return frame.job, frame.fence
         case _:
             return None
 
@@ -293,6 +317,13 @@ def _end_on(link: Outbox, error: Exception) -> None:
         case _:
             _log.error("A runner's link is closed by a defect", exc_info=error)
             link.end(DEFECT, "internal error")
+
+
+def _state(body: bytes) -> LiveState:
+    try:
+        return msgspec.msgpack.decode(body, type=LiveState)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        raise LinkError("a session's state cannot be read") from None
 
 
 def _checked_hello(frame: RunnerFrame) -> Hello:

@@ -54,7 +54,7 @@ class SteppingClock(SystemClock):
 class End:
     """A runner's end with what it heard."""
 
-    def __init__(self, url: str, changes, *, token: str = TOKEN) -> None:
+    def __init__(self, url: str, changes, *, token: str = TOKEN, asked=None) -> None:
         self.heard: list[ServerFrame] = []
         self.clock = SteppingClock()
         self.changes = changes
@@ -66,7 +66,7 @@ class End:
             labels={},
             slots={"workers": 4},
         )
-        self.link = Link(url, token, identity, self._hear, clock=self.clock, waits=QUICK)
+        self.link = Link(url, token, identity, self._hear, clock=self.clock, waits=QUICK, asked=asked)
         self.task = asyncio.create_task(self.link.run())
         self.task.add_done_callback(lambda _: changes.note())
 
