@@ -1,220 +1,199 @@
-"""The runner's end of questions: what the control plane asks of live sessions, and of the runner itself (job 0).
+"""The control plane's end of questions: ask a session over its runner's link, take what it streams, get the answer.
 
-Who calls: the link hands frames in (`receive`) and takes frames out (`next_frame`); the handler gets one `Asking` per
-question and must not wait. Rules that never break: a question is answered once, by an answer or an error; after it was
-answered or withdrawn nothing more is said about it; no stream has more under way than the other end has room for.
+One `AskedQuestion` per question implements `domain.ports.Conversation`. Frames of questions never wait behind batches:
+the link's reader hands them in directly (`receive` never waits), and what a caller has not taken yet is bounded by the
+credit the runner was given. Rules that never break: a word with another fence, or about a question that is over, is
+ignored; a runner that says more than it has credit for is hung up on; a link that is cut answers everybody who waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-from clawplane.domain.errors import ClawplaneError, InternalError, NotImplementedHere, StaleLease, TooLarge
+from clawplane.domain.errors import ClawplaneError, InternalError, TooLarge, Unavailable
 from clawplane.domain.ids import JobId
-from clawplane.domain.runner_asks import REFUSED
-from clawplane.link.flow import MAX_ANSWER, MAX_TOLD, Taken, cost_of
-from clawplane.link.frames import (
-    WINDOW,
-    Answered,
-    Asked,
-    Failed,
-    Fed,
-    More,
-    RunnerFrame,
-    ServerFrame,
-    Told,
-    Took,
-    Withdrawn,
-)
+from clawplane.domain.runner_asks import CUT
+from clawplane.link.codec import LinkError
+from clawplane.link.flow import MAX_QUESTION, Taken, cost_of
+from clawplane.link.frames import CHUNK, WINDOW, Answered, Asked, Failed, Fed, More, ServerFrame, Told, Took, Withdrawn
 
-Say = Callable[[RunnerFrame], None]
-RUNNER_ITSELF = JobId(0)
-"""The job of questions that concern no lease."""
+Say = Callable[[ServerFrame], None]
+Room = Callable[[], Awaitable[object]]
+"""Waits until the link takes more data."""
+AskFrame = Told | Answered | Failed | Took
 
 
-class Withdrawal(Exception):
-    """Nobody waits for the answer any more; what was to be fed does not come."""
+class AskedQuestion:
+    """One question and what comes of it; see domain.ports.Conversation."""
 
-
-class Asking:
-    """One question: read `method` and `body`, then `tell` and `feed` at will, then `answer` or `fail` once."""
-
-    def __init__(self, asked: Asked, say: Say, over: Callable[[int], None]) -> None:
-        self.job = asked.job
-        self.fence = asked.fence
-        self.ask = asked.ask
-        self.method = asked.method
-        self.body = asked.body
-        self.withdrawn = asyncio.Event()
-        """Set when the caller has left, has cancelled, or cannot be reached any more."""
+    def __init__(self, asked: Asked, say: Say, room: Room, over: Callable[[int], None]) -> None:
+        self.job, self.fence, self.ask = asked.job, asked.fence, asked.ask
         self._say = say
+        self._link_room = room
         self._over = over
-        self._credit = WINDOW
-        self._room = asyncio.Event()
-        self._fed: deque[Fed] = deque()
-        self._filled = asyncio.Event()
+        self._told: deque[bytes] = deque()
+        self._under_way = 0
         self._taken = Taken()
-        self._done = False
+        self._credit = WINDOW
+        self._change = asyncio.Event()
+        self._credit_came = asyncio.Event()
+        self._result: bytes | ClawplaneError | None = None
+        self._unread = False
 
-    @property
-    def done(self) -> bool:
-        """Tell whether the question was answered or withdrawn."""
-        return self._done or self.withdrawn.is_set()
+    # What the caller does
 
-    async def tell(self, body: bytes) -> None:
-        """Stream one event; waits while the caller takes none. After a withdrawal it does nothing, and at once."""
-        if len(body) > MAX_TOLD:
-            raise TooLarge(f"An event of {len(body)} bytes is longer than {MAX_TOLD}.")
-        cost = cost_of(body)
-        while self._credit < cost and not self.done:
-            self._room.clear()
-            await self._room.wait()
-        if not self.done:
-            self._credit -= cost
-            self._say(Told(job=self.job, fence=self.fence, ask=self.ask, body=body))
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
 
-    def answer(self, body: bytes) -> None:
-        """Answer; too late or a second time it does nothing."""
-        if len(body) > MAX_ANSWER:
-            self.fail(TooLarge(f"The answer of {len(body)} bytes is longer than {MAX_ANSWER}."))
-        elif self._close():
-            self._say(Answered(job=self.job, fence=self.fence, ask=self.ask, body=body))
+    async def __anext__(self) -> bytes:
+        while not self._told:
+            if self._result is not None:
+                raise StopAsyncIteration
+            self._change.clear()
+            await self._change.wait()
+        body = self._told.popleft()
+        self._take(cost_of(body))
+        return body
 
-    def fail(self, error: ClawplaneError) -> None:
-        """Answer with an error; too late or a second time it does nothing."""
-        if self._close():
-            self._say(
-                Failed(
-                    job=self.job,
-                    fence=self.fence,
-                    ask=self.ask,
-                    code=error.code,
-                    message=error.message,
-                    hint=error.hint,
-                    details=error.details,
-                )
-            )
+    async def answer(self) -> bytes:
+        """Wait for the answer and return it; events that were not read are dropped. Raises the runner's error."""
+        self._unread = True
+        while self._told:
+            self._take(cost_of(self._told.popleft()))
+        while self._result is None:
+            self._change.clear()
+            await self._change.wait()
+        if isinstance(self._result, ClawplaneError):
+            raise self._result
+        return self._result
 
-    @property
-    def feed(self) -> AsyncIterator[bytes]:
-        """Yield what the caller sends with the question, to its end; raises Withdrawal when that never comes."""
-        return self._feed()
-
-    async def _feed(self) -> AsyncIterator[bytes]:
-        while True:
-            while not self._fed:
-                if self.done:
-                    raise Withdrawal("the caller left before everything was sent")
-                self._filled.clear()
-                await self._filled.wait()
-            fed = self._fed.popleft()
-            count = self._taken.add(cost_of(fed.body))
-            if count and not self.done:
-                self._say(Took(job=self.job, fence=self.fence, ask=self.ask, count=count))
-            if fed.body:
-                yield fed.body
-            if fed.last:
+    async def feed(self, chunk: bytes, *, last: bool = False) -> None:
+        """Send data behind the question; waits while the runner takes none, and does nothing once it has answered."""
+        pieces = [chunk[at : at + CHUNK] for at in range(0, len(chunk), CHUNK)] or [b""]
+        for index, piece in enumerate(pieces):
+            while self._credit < 1 and self._result is None:
+                self._credit_came.clear()
+                await self._credit_came.wait()
+            await self._link_room()
+            if self._result is not None:
                 return
+            self._credit -= 1
+            final = last and index == len(pieces) - 1
+            self._say(Fed(job=self.job, fence=self.fence, ask=self.ask, body=piece, last=final))
+
+    def withdraw(self) -> None:
+        """Tell the runner that nobody waits; a question that is over already is left alone."""
+        if self._result is None:
+            self._say(Withdrawn(job=self.job, fence=self.fence, ask=self.ask))
+            self.end(Unavailable("The question was withdrawn."))
 
     # What the link hears
 
-    def more(self, count: int) -> None:
-        """Note that the caller has taken so much."""
-        self._credit = min(WINDOW, self._credit + count)
-        self._room.set()
-
-    def fed(self, frame: Fed) -> None:
-        """Keep a piece until it is taken."""
-        self._fed.append(frame)
-        self._filled.set()
-
-    def withdraw(self) -> None:
-        """Wake whoever waits: there is nobody at the other end."""
-        self.withdrawn.set()
-        self._room.set()
-        self._filled.set()
-
-    def _close(self) -> bool:
-        if self.done:
-            return False
-        self._done = True
-        self._room.set()
-        self._filled.set()
-        self._over(self.ask)
-        return True
-
-
-class Questions:
-    """The open questions of one link. `asked` gets each new one; without it none is answered."""
-
-    def __init__(self, asked: Callable[[Asking], None] | None, said: Callable[[], None]) -> None:
-        self._asked = asked
-        self._said = said
-        self._open: dict[int, Asking] = {}
-        self._frames: deque[RunnerFrame] = deque()
-
-    def receive(self, frame: ServerFrame, *, held: bool) -> bool:
-        """Take a frame about a question in and return True; False for any other. `held`: the lease is ours."""
+    def receive(self, frame: AskFrame) -> None:
+        """Take a frame of this question in; raises LinkError when the runner breaks the rules."""
         match frame:
-            case Asked():
-                self._ask(frame, held=held)
-            case More():
-                if (asking := self._of(frame)) is not None:
-                    asking.more(frame.count)
-            case Fed():
-                if (asking := self._of(frame)) is not None:
-                    asking.fed(frame)
-            case Withdrawn():
-                if (asking := self._of(frame)) is not None:
-                    del self._open[frame.ask]
-                    asking.withdraw()
-            case _:
-                return False
-        return True
+            case Told():
+                self._hear(frame.body)
+            case Took():
+                self._credit = min(WINDOW, self._credit + frame.count)
+                self._credit_came.set()
+            case Answered():
+                self.end(frame.body)
+            case Failed():
+                self.end(error_of(frame))
 
-    def next_frame(self) -> RunnerFrame | None:
-        """Return what is to be said next, None when there is nothing."""
-        return self._frames.popleft() if self._frames else None
+    def end(self, result: bytes | ClawplaneError) -> None:
+        """Settle the question; the first result counts."""
+        if self._result is None:
+            self._result = result
+            self._change.set()
+            self._credit_came.set()
+            self._over(self.ask)
 
-    def over(self, job: JobId, fence: int) -> None:
-        """Withdraw the questions of a lease that is gone."""
-        for asking in [asking for asking in self._open.values() if (asking.job, asking.fence) == (job, fence)]:
-            asking.fail(StaleLease("The session ended before it answered.", hint="Ask again: it wakes if it can."))
-            asking.withdraw()
+    def _hear(self, body: bytes) -> None:
+        self._under_way += cost_of(body)
+        if self._under_way > WINDOW:
+            raise LinkError("a question's stream runs ahead of its credit")
+        if self._unread:
+            self._take(cost_of(body))
+            return
+        self._told.append(body)
+        self._change.set()
+
+    def _take(self, cost: int) -> None:
+        count = self._taken.add(cost)
+        if count:
+            self._under_way -= count
+            if self._result is None:
+                self._say(More(job=self.job, fence=self.fence, ask=self.ask, count=count))
+
+
+class AskedQuestions:
+    """The open questions of one runner's link."""
+
+    def __init__(self, say: Say, room: Room) -> None:
+        self._say = say
+        self._room = room
+        self._open: dict[int, AskedQuestion] = {}
+        self._last = 0
+        self._cut = False
+
+    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> AskedQuestion:
+        """Send a question; when the link is gone it is answered at once, by an error."""
+        if len(body) > MAX_QUESTION:
+            raise TooLarge(f"The question of {len(body)} bytes is longer than {MAX_QUESTION}.", hint="Send less.")
+        self._last += 1
+        asked = Asked(job=job, fence=fence, ask=self._last, method=method, body=body)
+        question = AskedQuestion(asked, self._say, self._room, self._close)
+        if self._cut:
+            question.end(cut_error())
+            return question
+        self._open[asked.ask] = question
+        self._say(asked)
+        return question
+
+    def receive(self, frame: AskFrame) -> None:
+        """Take a runner's word in; one about a question that is over is ignored."""
+        question = self._open.get(frame.ask)
+        if question is not None and (question.job, question.fence) == (frame.job, frame.fence):
+            question.receive(frame)
+
+    def over(self, job: JobId, fence: int, error: ClawplaneError) -> None:
+        """Answer what is still open about a lease that is gone."""
+        for question in list(self._of(job, fence)):
+            question.end(error)
 
     def cut(self) -> None:
-        """Withdraw all questions: the link is gone, and with it whoever asked."""
-        left, self._open = self._open, {}
-        self._frames.clear()
-        for asking in left.values():
-            asking.withdraw()
+        """Answer everybody who waits: the link is gone."""
+        self._cut = True
+        for question in list(self._open.values()):
+            question.end(cut_error())
 
-    def _ask(self, frame: Asked, *, held: bool) -> None:
-        asking = Asking(frame, self._say, self._close)
-        self._open[frame.ask] = asking
-        if not held and frame.job != RUNNER_ITSELF:
-            gone = "This runner does not hold the session any more."
-            asking.fail(StaleLease(gone, hint="Ask again.", details=(REFUSED,)))
-        elif self._asked is None:
-            asking.fail(NotImplementedHere("This runner holds no sessions."))
-        else:
-            try:
-                self._asked(asking)
-            except ClawplaneError as error:
-                asking.fail(error)
-            except Exception:
-                asking.fail(InternalError("The runner failed by a defect; its log has the details."))
-                raise
-
-    def _of(self, frame: More | Fed | Withdrawn) -> Asking | None:
-        asking = self._open.get(frame.ask)
-        return asking if asking is not None and (asking.job, asking.fence) == (frame.job, frame.fence) else None
-
-    def _say(self, frame: RunnerFrame) -> None:
-        self._frames.append(frame)
-        self._said()
+    def _of(self, job: JobId, fence: int) -> Iterator[AskedQuestion]:
+        return (question for question in self._open.values() if (question.job, question.fence) == (job, fence))
 
     def _close(self, ask: int) -> None:
         self._open.pop(ask, None)
+
+
+def cut_error() -> Unavailable:
+    """Return the error of a question that was open when its link was cut."""
+    return Unavailable(
+        "The link to the session's runner was cut before the answer came.",
+        hint="What was asked may have been done: look before you ask again.",
+        details=(CUT,),
+    )
+
+
+def error_of(frame: Failed) -> ClawplaneError:
+    """Return a runner's error as one of our own tree; an unknown code is a defect."""
+    kind = next((kind for kind in _tree(ClawplaneError) if kind.code == frame.code), InternalError)
+    return kind(frame.message[:4000], hint=frame.hint[:1000], details=tuple(text[:1000] for text in frame.details[:20]))
+
+
+def _tree(kind: type[ClawplaneError]) -> Iterator[type[ClawplaneError]]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from _tree(below)

@@ -29,7 +29,7 @@ from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.domain.runs import HeaderItem
 from clawplane.domain.sessions import LiveState
-from clawplane.link.asked import Asking, Questions
+from clawplane.link.asking import Asking, Questions
 from clawplane.link.codec import Codec, LinkError
 from clawplane.link.frames import MAX_FRAME, Asked, Drop, Ended, Rejected, RunnerFrame, ServerFrame, Welcome
 from clawplane.link.protocol import Identity, RunnerSide

@@ -26,7 +26,7 @@ from clawplane.domain.ids import JobId, is_ulid
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, Claim, RunnerRecord
 from clawplane.domain.ports import Dispatch
 from clawplane.domain.sessions import LiveState
-from clawplane.link.asking import AskFrame
+from clawplane.link.asked import AskFrame
 from clawplane.link.codec import Codec, LinkError
 from clawplane.link.frames import (
     PROTOCOL,

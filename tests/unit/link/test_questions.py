@@ -15,7 +15,7 @@ from clawplane.domain.ids import JobId, RunnerId, new_ulid
 from clawplane.domain.leases import JobKind, Offer, Outcome
 from clawplane.domain.runner_asks import CUT
 from clawplane.domain.sessions import LiveState, SessionState
-from clawplane.link.asked import Asking, Withdrawal
+from clawplane.link.asking import Asking, Withdrawal
 from clawplane.link.codec import Codec
 from clawplane.link.connection import Link, Waits, link_url
 from clawplane.link.flow import MAX_TOLD
