@@ -61,7 +61,9 @@ class IndexAccess:
             authorization = self._indexes.authorizations.get(destination)
             if authorization is not None or urlsplit(address).scheme == "http":
                 trust = await self._trust(destination.host) if urlsplit(address).scheme == "https" else None
-                origins[_in_plain(address)] = Origin(destination, trust, authorization)
+                before = origins.get(_in_plain(address))
+                trees = (*(before.trees if before else ()), _tree_of(address))
+                origins[_in_plain(address)] = Origin(destination, trust, authorization, trees)
             if urlsplit(address).scheme == "https":
                 tunnels.add(destination)
 
@@ -210,3 +212,9 @@ def _read_start(path: Path) -> bytes:
     with suppress(OSError), path.open("rb") as file:
         return file.read(PAGE_BYTES)
     return b""
+
+
+def _tree_of(address: str) -> str:
+    """Return the path below which an index keeps its pages and its files, which often lie beside the pages."""
+    path = urlsplit(address).path.rstrip("/")
+    return path.removesuffix("/simple") + "/"

@@ -143,14 +143,24 @@ class EnvironmentCache:
         Only wheels are accepted, so no set-up code had a part in it. Raises BuildFailed when there are none.
         """
         pins = tuple(Requirement(name, versions=(f"=={warm[name]}",)) for name in WARM_PACKAGES if name in warm)
-        plan = PythonPlan(pins)
-        configuration = hashlib.sha256(f"warm layer {self._tools.indexes.digest}".encode()).hexdigest()
+        layer = await self.ensure_trusted("warm layer", PythonPlan(pins), launcher=launcher, on_log=on_log)
+        return layer.site_directories[0]
+
+    async def ensure_trusted(
+        self, edition: str, plan: PythonPlan, *, launcher: Launcher, on_log: Callable[[str], None] = lambda line: None
+    ) -> Environment:
+        """Return an environment for a trusted process to import from: wheels only, byte-code included.
+
+        Another `edition` is another environment of the same plan, with the versions that the index then gives. Raises
+        BuildFailed with the installer's own message.
+        """
+        configuration = hashlib.sha256(f"{edition} {self._tools.indexes.digest}".encode()).hexdigest()
         name = fingerprint(
             plan, runtime=self._python_runtime, platform=self._tools.platform, configuration=configuration
         )
         log = BuildLog(on_log, lambda phase: None)
-        layer = await self._ensure(name, _Order(plan, None, sources=False), launcher, log)
-        return (await self.compile(layer, launcher=launcher, on_log=on_log)).site_directories[0]
+        built = await self._ensure(name, _Order(plan, None, sources=False), launcher, log)
+        return await self.compile(built, launcher=launcher, on_log=on_log)
 
     async def compile(
         self, environment: Environment, *, launcher: Launcher, on_log: Callable[[str], None] = lambda line: None

@@ -24,7 +24,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 HEADER_BYTES = 16 << 10
 HEADER_SECONDS = 15.0
@@ -51,11 +51,23 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What stands behind a plain address: `authorization` is a header's value, no `trust` means plain HTTP."""
+    """What stands behind a plain address: `authorization` is a header's value, no `trust` means plain HTTP.
+
+    The credentials go along below `trees` only (paths that end with a slash): set-up code may ask for any path of the
+    host, and what else the operator can read there is not its business.
+    """
 
     destination: Destination
     trust: ssl.SSLContext | None = field(default=None, repr=False)
     authorization: str | None = field(default=None, repr=False)
+    trees: tuple[str, ...] = ("/",)
+
+    def authorizes(self, path: str) -> bool:
+        """Tell whether the credentials belong to `path`; one that could be read as leading out of a tree has none."""
+        plain = unquote(path.partition("?")[0])
+        if "\\" in plain or "%" in plain or any(part in {".", ".."} for part in plain.split("/")):
+            return False
+        return self.authorization is not None and plain.startswith(self.trees)
 
 
 Dial = Callable[[Destination], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -246,7 +258,7 @@ def _request_head(method: str, path: str, origin: Origin, headers: Mapping[str, 
         host += f":{origin.destination.port}"
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in headers.items() if name in _FORWARDED]
-    if origin.authorization is not None:
+    if origin.authorizes(path):
         lines.append(f"Authorization: {origin.authorization}")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 

@@ -224,3 +224,21 @@ async def test_the_operators_own_proxy_is_used_with_its_password() -> None:
         writer.close()
     assert seen[0].startswith(b"CONNECT index.example:443 HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic YW5uOmh1bnRlcjI=\r\n" in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/team/simple/six/", True),
+        ("/team/files/six.whl?x=1", True),
+        ("/other/simple/six/", False),
+        ("/team/../other/simple/six/", False),
+        ("/team/%2e%2e/other/", False),
+        ("/team/%252e%252e/other/", False),
+        ("/team\\..\\other", False),
+        ("/teammate/simple/", False),
+    ],
+)
+def test_the_operators_credentials_go_no_further_than_the_index_they_are_for(path: str, sent: bool) -> None:
+    origin = Origin(Destination("packages.test", 443), None, "Basic c2VjcmV0", ("/team/",))
+    assert origin.authorizes(path) is sent
