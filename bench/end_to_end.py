@@ -77,10 +77,11 @@ class Plane:
         self.key = f"scraper_api_{secrets.token_hex(24)}"
         self._up: subprocess.Popen[str] | None = None
 
-    def start(self) -> float:
-        """Start it and return the seconds until it was ready."""
+    def start(self, **settings: str) -> float:
+        """Start it, with further variables, and return the seconds until it was ready."""
         begun = time.perf_counter()
-        environment = os.environ | {"CLAWPLANE_API_KEY": self.key, "XDG_STATE_HOME": str(self.directory / "state")}
+        own = {"CLAWPLANE_API_KEY": self.key, "XDG_STATE_HOME": str(self.directory / "state")}
+        environment = os.environ | own | settings
         self._up = subprocess.Popen(
             [CLAWPLANE, "up", "--port", str(self.port), "--data", str(self.directory), "--log", "warning"],
             env=environment,
