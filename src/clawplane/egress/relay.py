@@ -1,0 +1,436 @@
+"""Serve SOCKS5 and HTTP proxying on listening sockets that somebody else made.
+
+Theory of operation. A `Relay` belongs to one session or subtask: whoever can reach its listeners is that guest. Each
+connection is a `Client`, which starts as a conversation (protocol.py, http_protocol.py: no sockets there) until it is
+known what is wanted. Then reading stops, one task judges and connects (ways.py), and afterwards the two sockets feed
+each other (pipes.py) without any task. One timer for all connections ends those that never say what they want and
+those through which nothing moves. All bytes are counted as they pass, both ways; the budget is checked at the same
+place, so nothing beyond it is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from clawplane.egress import http_protocol
+from clawplane.egress.hosts import BadHost, Destination, read_destination
+from clawplane.egress.http_protocol import BadRequest
+from clawplane.egress.ledger import Entry, Ledger, Verdict
+from clawplane.egress.pipes import End
+from clawplane.egress.protocol import Conversation, Credentials, Reply, State, Wanted
+from clawplane.egress.resolver import CannotResolve
+from clawplane.egress.rules import Rules
+from clawplane.egress.ways import Denied, Reached, Way
+
+UNREADABLE: Final = "(unreadable)"
+"""The ledger's host for names that cannot be read."""
+_BACKLOG: Final = 128
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLimits:
+    """Bounds of one relay; times in seconds, `traffic` in bytes both ways together, 0 = unbounded."""
+
+    connections: int = 256
+    handshake: float = 10.0
+    idle: float = 600.0
+    traffic: int = 0
+
+
+class Relay:
+    """The way out of one session or subtask.
+
+    `rules` may be replaced at any time; connections that exist go on. `on_refusal` gets one sentence for the first
+    refusal of each host and port; `on_exhausted` is called once, when more than the allowed traffic was wanted.
+    """
+
+    def __init__(
+        self,
+        rules: Rules,
+        ledger: Ledger,
+        way: Way,
+        *,
+        limits: RelayLimits | None = None,
+        on_refusal: Callable[[str], None] = lambda sentence: None,
+        on_exhausted: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rules = rules
+        self.ledger = ledger
+        self.exhausted = False
+        self._way = way
+        self._limits = limits or RelayLimits()
+        self._on_refusal = on_refusal
+        self._on_exhausted = on_exhausted
+        self._servers: list[asyncio.Server] = []
+        self._clients: set[Client] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def serve_socks(self, listener: socket.socket, credentials: Credentials | None = None) -> None:
+        """Accept SOCKS5 clients on a listening socket, which is the relay's from now on."""
+        await self._serve(listener, lambda: SocksClient(self, credentials))
+
+    async def serve_http(self, listener: socket.socket, credentials: Credentials | None = None) -> None:
+        """Accept HTTP proxy clients on a listening socket, which is the relay's from now on."""
+        await self._serve(listener, lambda: HttpClient(self, credentials))
+
+    async def close(self) -> None:
+        """Stop listening and break every connection; closing twice is safe."""
+        self._closed = True
+        for server in self._servers:
+            server.close()
+        self._cut()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    @property
+    def connections(self) -> int:
+        """Return how many clients are connected."""
+        return len(self._clients)
+
+    # -- what clients need -------------------------------------------------------------------------------------------
+
+    def admit(self, client: Client) -> bool:
+        """Take a new client, unless there are too many."""
+        if self._closed or self.exhausted or len(self._clients) >= self._limits.connections:
+            return False
+        self._clients.add(client)
+        if self._sweeper is None:
+            self._sweep_later()
+        return True
+
+    def dismiss(self, client: Client) -> None:
+        """Forget a client that is gone."""
+        self._clients.discard(client)
+
+    def open(self, client: Client, wanted: Wanted) -> None:
+        """Judge and connect for a client, in a task of its own."""
+        task = asyncio.get_running_loop().create_task(self._open(client, wanted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def pass_on(self, entry: Entry, *, sent: int = 0, received: int = 0) -> bool:
+        """Count bytes that are about to pass; False when they exceed the budget and everything was cut."""
+        budget = self._limits.traffic
+        if budget and self.ledger.total + sent + received > budget:
+            self._exhaust()
+            return False
+        if sent:
+            self.ledger.sent(entry, sent)
+        if received:
+            self.ledger.received(entry, received)
+        return True
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, listener: socket.socket, make: Callable[[], Client]) -> None:
+        listener.setblocking(False)
+        self._servers.append(
+            await asyncio.get_running_loop().create_server(make, sock=listener, backlog=_BACKLOG, start_serving=True)
+        )
+
+    async def _open(self, client: Client, wanted: Wanted) -> None:
+        host, port = UNREADABLE, wanted.port
+        try:
+            destination = read_destination(wanted.host, wanted.port)
+            host = destination.name
+            reached = await self._way.connect(destination, self.rules)
+        except (BadHost, Denied) as refusal:
+            self._note(host, port, "denied", str(refusal))
+            client.refuse(Reply.NOT_ALLOWED, "403 Forbidden", f"{_shown(host, port)} is not allowed: {refusal}")
+        except (OSError, TimeoutError) as failure:
+            code, status, reason = _failure(failure)
+            self._note(host, port, "failed", reason)
+            client.refuse(code, status, f"{_shown(host, port)} cannot be reached: {reason}")
+        except Exception:
+            _log.exception("egress: a connection failed by a defect")
+            client.refuse(Reply.FAILED, "500 Internal Server Error", "the proxy failed")
+        else:
+            await self._join(client, destination, reached)
+
+    async def _join(self, client: Client, destination: Destination, reached: Reached) -> None:
+        entry, _ = self.ledger.note(destination.name, destination.port, "allowed")
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: FarEnd(self, client, entry, reached.early), sock=reached.connection
+            )
+        except BaseException as error:
+            reached.connection.close()
+            if not isinstance(error, OSError):
+                raise
+            client.refuse(Reply.FAILED, "502 Bad Gateway", f"{destination} closed the connection")
+
+    def _note(self, host: str, port: int, verdict: Verdict, reason: str) -> None:
+        _, first = self.ledger.note(host, port, verdict, reason)
+        if first:
+            what = "is not allowed" if verdict == "denied" else "cannot be reached"
+            self._on_refusal(f"{_shown(host, port)} {what}: {reason}.")
+
+    def _exhaust(self) -> None:
+        if not self.exhausted:
+            self.exhausted = True
+            self._cut()
+            self._on_exhausted()
+
+    def _cut(self) -> None:
+        for client in list(self._clients):
+            client.cut()
+
+    def _sweep_later(self) -> None:
+        every = min(self._limits.handshake, self._limits.idle) / 4
+        self._sweeper = asyncio.get_running_loop().call_later(every, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = asyncio.get_running_loop().time()
+        for client in list(self._clients):
+            limit = self._limits.idle if client.joined else self._limits.handshake
+            if not client.deciding and now - client.moved_at > limit:
+                client.cut()
+        if self._clients:
+            self._sweep_later()
+
+
+class Client(End):
+    """One accepted connection; subclasses speak its protocol until it is joined to a far end."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__()
+        self.moved_at = asyncio.get_running_loop().time()
+        """When something last moved; before it is joined, when it came: a drop now and then buys no time."""
+        self.joined = False
+        self.deciding = False
+        self.relay = relay
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Come in, if there is room."""
+        super().connection_made(transport)
+        if not self.relay.admit(self):
+            self.reset()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Be forgotten."""
+        super().connection_lost(error)
+        self.relay.dismiss(self)
+
+    def eof_received(self) -> bool:
+        """Go on listening to the far end; before there is one, a client that has finished wants nothing."""
+        if self.joined:
+            return super().eof_received()
+        self.finished = True
+        return self.deciding
+
+    def data_received(self, data: bytes) -> None:
+        """Converse, then pass on."""
+        if self.joined:
+            self.moved_at = asyncio.get_running_loop().time()
+            self.upload(data)
+        elif not self.deciding:
+            self.converse(data)
+        else:
+            self.early(data)
+
+    def ask(self, wanted: Wanted) -> None:
+        """Have the relay connect; nothing is read meanwhile."""
+        self.deciding = True
+        self.hold()
+        self.relay.open(self, wanted)
+
+    def join(self, far: FarEnd, early: bytes) -> None:
+        """Become one pipe with the far end, which has received nothing yet but `early`."""
+        self.deciding, self.joined = False, True
+        self.moved_at = asyncio.get_running_loop().time()
+        self.other, far.other = far, self
+        if self.lost or self.relay.exhausted:
+            self.cut()
+            return
+        self.greet(far)
+        if early:
+            far.data_received(early)
+        if self.finished:
+            far.finish()
+        self.go_on()
+
+    def end_with(self, answer: bytes) -> None:
+        """Send a last answer and close."""
+        self.deciding = False
+        if self.transport is not None and not self.lost:
+            self.transport.write(answer)
+            self.transport.close()
+
+    def cut(self) -> None:
+        """Break this connection and its far end."""
+        if self.other is not None:
+            self.other.reset()
+        self.reset()
+
+    def converse(self, data: bytes) -> None:
+        """Take in a piece of the handshake."""
+        raise NotImplementedError
+
+    def early(self, data: bytes) -> None:
+        """Keep what came although nothing was asked for."""
+        raise NotImplementedError
+
+    def greet(self, far: FarEnd) -> None:
+        """Tell the client that it is connected, and the far end what was already said."""
+        raise NotImplementedError
+
+    def upload(self, data: bytes) -> None:
+        """Pass on what the client sends."""
+        raise NotImplementedError
+
+    def refuse(self, code: Reply, status: str, reason: str) -> None:
+        """Answer that nothing comes of it."""
+        raise NotImplementedError
+
+
+class SocksClient(Client):
+    """A connection that speaks SOCKS5."""
+
+    def __init__(self, relay: Relay, credentials: Credentials | None) -> None:
+        super().__init__(relay)
+        self._conversation = Conversation(credentials)
+
+    def converse(self, data: bytes) -> None:
+        """Answer the handshake."""
+        answer, wanted = self._conversation.receive(data)
+        if self._conversation.state is State.ENDED:
+            self.end_with(answer)
+            return
+        self.write(answer)
+        if wanted is not None:
+            self.ask(wanted)
+
+    def early(self, data: bytes) -> None:
+        """Keep it behind the request."""
+        self._conversation.receive(data)
+
+    def greet(self, far: FarEnd) -> None:
+        """Send the reply, and on what came with the request."""
+        self.write(self._conversation.reply(Reply.SUCCEEDED))
+        if rest := self._conversation.rest():
+            far.upload(rest)
+
+    def upload(self, data: bytes) -> None:
+        """Pass on as it is."""
+        if isinstance(self.other, FarEnd):
+            self.other.upload(data)
+
+    def refuse(self, code: Reply, status: str, reason: str) -> None:
+        """Send the reply code; SOCKS5 has no words."""
+        self.end_with(self._conversation.reply(code))
+
+
+class HttpClient(Client):
+    """A connection that speaks HTTP."""
+
+    def __init__(self, relay: Relay, credentials: Credentials | None) -> None:
+        super().__init__(relay)
+        self._conversation = http_protocol.Conversation(credentials)
+        self._early = bytearray()
+
+    def converse(self, data: bytes) -> None:
+        """Read the request's head."""
+        found = self._conversation.receive(data)
+        if isinstance(found, http_protocol.Refused):
+            self.end_with(found.answer)
+        elif found is not None:
+            self.ask(found)
+
+    def early(self, data: bytes) -> None:
+        """Keep it until there is somebody to send it to."""
+        self._early += data
+
+    def greet(self, far: FarEnd) -> None:
+        """Say that the tunnel stands, or send the request on."""
+        try:
+            to_client, to_server = self._conversation.accept()
+        except BadRequest:
+            self.cut()
+            return
+        self.write(to_client)
+        if to_server:
+            far.upload(to_server)
+        if self._early:
+            self.upload(bytes(self._early))
+            self._early.clear()
+
+    def upload(self, data: bytes) -> None:
+        """Pass on a tunnel's bytes as they are, a request's body in its frame."""
+        if not isinstance(self.other, FarEnd):
+            return
+        if not self._conversation.forwards:
+            self.other.upload(data)
+            return
+        try:
+            if body := self._conversation.body(data):
+                self.other.upload(body)
+        except BadRequest:
+            self.cut()
+
+    def refuse(self, code: Reply, status: str, reason: str) -> None:
+        """Answer with a page of one sentence."""
+        self.end_with(http_protocol.refusal(status, reason))
+
+
+class FarEnd(End):
+    """The connection to the destination; the bytes that pass here are what is counted."""
+
+    def __init__(self, relay: Relay, client: Client, entry: Entry, early: bytes) -> None:
+        super().__init__()
+        self._relay = relay
+        self._client = client
+        self._entry = entry
+        self._early = early
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Join the client before anything can be read here: its protocol's reply has to come first."""
+        super().connection_made(transport)
+        self._client.join(self, self._early)
+
+    def data_received(self, data: bytes) -> None:
+        """Count and pass on to the client."""
+        client = self._client
+        client.moved_at = asyncio.get_running_loop().time()
+        if self._relay.pass_on(self._entry, received=len(data)):
+            client.write(data)
+
+    def upload(self, data: bytes) -> None:
+        """Count and send."""
+        if self._relay.pass_on(self._entry, sent=len(data)):
+            self.write(data)
+
+
+def _failure(failure: Exception) -> tuple[Reply, str, str]:
+    """Return the SOCKS5 code, the HTTP status and the words for a connection that did not come about."""
+    if isinstance(failure, CannotResolve):
+        return Reply.HOST_UNREACHABLE, "502 Bad Gateway", str(failure)
+    if isinstance(failure, TimeoutError):
+        return Reply.TIMED_OUT, "504 Gateway Timeout", "it did not answer in time"
+    number = failure.errno if isinstance(failure, OSError) else None
+    if number == errno.ECONNREFUSED:
+        return Reply.REFUSED, "502 Bad Gateway", "the connection was refused"
+    if number == errno.ENETUNREACH:
+        return Reply.NETWORK_UNREACHABLE, "502 Bad Gateway", "this host has no way to its network"
+    if number == errno.EHOSTUNREACH:
+        return Reply.HOST_UNREACHABLE, "502 Bad Gateway", "the host is unreachable"
+    return Reply.FAILED, "502 Bad Gateway", str(failure) if number is None else "the connection failed"
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
