@@ -1,0 +1,60 @@
+"""Mount MCP into the HTTP edge.
+
+The SDK takes half a second to import. It is imported when the first client comes, in a thread, so that neither the
+start of the server nor the requests beside it wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from clawplane.api.auth import authenticate
+from clawplane.domain.access import Scope as Right
+from clawplane.flows.access import Access, require
+
+if TYPE_CHECKING:
+    from clawplane.api.mcp.sessions import Sessions
+    from clawplane.api.mcp.transport import Transport
+
+MCP_PATH: Final = "/mcp"
+
+
+class McpEndpoint:
+    """The MCP endpoint as an ASGI application."""
+
+    def __init__(self, sessions: Sessions, access: Access, *, version: str, public_url: str | None = None) -> None:
+        self._sessions = sessions
+        self._access = access
+        self._version = version
+        self._public_url = public_url
+        self._transport: asyncio.Task[Transport] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; errors of ours rise to the edge."""
+        scope["clawplane.operation"] = "mcp"
+        request = Request(scope)
+        caller = await authenticate(request, self._access)
+        require(caller, Right.SESSIONS)
+        if self._transport is None:
+            self._transport = asyncio.create_task(asyncio.to_thread(self._load))
+        transport = await asyncio.shield(self._transport)
+        from clawplane.api.mcp.server import Visitor  # noqa: PLC0415 - see the head of this file
+
+        base = self._public_url or str(request.base_url).rstrip("/")
+        await transport.handle(scope, receive, send, Visitor(caller, base))
+
+    def _load(self) -> Transport:
+        from clawplane.api.mcp.server import build_server  # noqa: PLC0415 - see the head of this file
+        from clawplane.api.mcp.transport import Transport  # noqa: PLC0415
+
+        return Transport(build_server(self._sessions, self._version))
+
+
+def mcp_routes(sessions: Sessions, access: Access, *, version: str, public_url: str | None = None) -> list[BaseRoute]:
+    """Return the routes of the MCP endpoint; nothing has to be started or stopped for them."""
+    return [Route(MCP_PATH, McpEndpoint(sessions, access, version=version, public_url=public_url))]

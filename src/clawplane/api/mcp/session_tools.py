@@ -1,0 +1,70 @@
+"""The tools that look after sessions."""
+
+from __future__ import annotations
+
+from mcp_types import CallToolResult
+
+from clawplane.api.mcp import answers
+from clawplane.api.mcp.arguments import SessionCreate, SessionList, SessionOnly, SessionRollback
+from clawplane.api.mcp.calls import ToolCall
+from clawplane.domain.asks import Nothing, Rollback
+from clawplane.domain.sessions import LiveState, Session, SessionOptions, SessionState
+
+
+async def session_create(call: ToolCall, given: SessionCreate) -> CallToolResult:
+    """Create a session."""
+    options = SessionOptions(profile=given.profile, workspace=given.workspace, name=given.name)
+    return answers.reply(_described(await call.sessions.create(call.caller, options)))
+
+
+async def session_list(call: ToolCall, given: SessionList) -> CallToolResult:
+    """List the caller's sessions."""
+    sessions = await call.sessions.all(call.caller)
+    return answers.reply(answers.SessionsAnswer(sessions=tuple(_described(session) for session in sessions)))
+
+
+async def session_state(call: ToolCall, given: SessionOnly) -> CallToolResult:
+    """Describe a session; a live one is asked itself, which does not wake it."""
+    session = await call.sessions.find(call.caller, given.session_id)
+    live = None
+    if session.state is SessionState.RUNNING:
+        live = await call.ask(session.id, "state", Nothing(), LiveState)
+    return answers.reply(_described(session, live))
+
+
+async def session_branch(call: ToolCall, given: SessionOnly) -> CallToolResult:
+    """Copy a live session."""
+    return answers.reply(_described(await call.sessions.branch(call.caller, given.session_id)))
+
+
+async def session_rollback(call: ToolCall, given: SessionRollback) -> CallToolResult:
+    """Undo the last Python executions."""
+    session = await call.sessions.find(call.caller, given.session_id)
+    live = await call.ask(session.id, "rollback", Rollback(execs=given.execs), LiveState)
+    return answers.reply(_described(await call.sessions.find(call.caller, session.id), live))
+
+
+async def session_delete(call: ToolCall, given: SessionOnly) -> CallToolResult:
+    """End a session."""
+    await call.sessions.delete(call.caller, given.session_id)
+    return answers.reply(answers.Done(session_id=given.session_id, done="deleted"))
+
+
+def _described(session: Session, live: LiveState | None = None) -> answers.SessionAnswer:
+    return answers.SessionAnswer(
+        session_id=session.id,
+        state=live.state if live else session.state,
+        name=session.options.name,
+        profile=session.options.profile,
+        workspace=session.options.workspace,
+        created_at=session.created_at,
+        used_at=session.used_at,
+        sleeps_at=live.sleeps_at if live else session.sleeps_at,
+        expires_at=live.expires_at if live else session.expires_at,
+        exec_count=live.exec_count if live else session.exec_count,
+        branch_of=session.branch_of,
+        memory=live.memory if live else 0,
+        disk=live.disk if live else 0,
+        restored=live.restored if live else (),
+        lost=live.lost if live else (),
+    )

@@ -1,0 +1,54 @@
+"""What the MCP tools need of code sessions; `flows/sessions` answers it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from clawplane.domain.access import Caller
+from clawplane.domain.asks import ReadFile, WriteFile
+from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult, FileEntry, Session, SessionOptions
+
+OnEvent = Callable[[ExecEvent], None]
+
+
+class Sessions(Protocol):
+    """Code sessions for a caller; every method raises NotFound for a session that is unknown or another owner's."""
+
+    async def create(self, caller: Caller, options: SessionOptions) -> Session:
+        """Create a session."""
+        ...
+
+    async def find(self, caller: Caller, session_id: str) -> Session:
+        """Return a session as it stands."""
+        ...
+
+    async def all(self, caller: Caller) -> Sequence[Session]:
+        """Return the caller's sessions that have not ended, newest first."""
+        ...
+
+    async def execute(self, caller: Caller, session_id: str, request: ExecRequest, on_event: OnEvent) -> ExecResult:
+        """Run code to its end; a cancelled call interrupts it. `on_event` hears what it prints while it runs."""
+        ...
+
+    async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
+        """Return the answer to a question of `asks.METHODS` that streams nothing."""
+        ...
+
+    def read(self, caller: Caller, session_id: str, question: ReadFile) -> AsyncGenerator[bytes, None]:
+        """Yield a piece of a workspace file."""
+        ...
+
+    async def write(self, caller: Caller, session_id: str, question: WriteFile, content: bytes) -> FileEntry:
+        """Write a workspace file."""
+        ...
+
+    async def branch(self, caller: Caller, session_id: str) -> Session:
+        """Return a new session, an independent copy of the live one."""
+        ...
+
+    async def delete(self, caller: Caller, session_id: str) -> None:
+        """End a session and drop its own workspace."""
+        ...

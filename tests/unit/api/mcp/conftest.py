@@ -1,0 +1,22 @@
+"""Make the scripted endpoint beside this file importable, and open one per test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)
+
+from scripted import Endpoint, endpoint  # noqa: E402 - found through the line above
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncIterator[Endpoint]:
+    """Return an endpoint of its own."""
+    async with endpoint(tmp_path) as opened:
+        yield opened
