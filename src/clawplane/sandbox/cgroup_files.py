@@ -110,6 +110,13 @@ def children(directory: str) -> Iterator[str]:
     yield from found
 
 
+def _below(directory: str) -> Iterator[str]:
+    """Yield the paths of all groups below, each before those in it."""
+    for child in children(directory):
+        yield child
+        yield from _below(child)
+
+
 def claim(parent: str, directories: Directories) -> Base:
     """Make and lock this runner's base below `parent`; raises OSError where that is not allowed."""
     for attempt in range(_NAMES_TO_TRY):
@@ -136,9 +143,10 @@ def sweep(parent: str, directories: Directories) -> list[str]:
         if lock is None:
             continue
         try:
-            for group in (path, *children(path)):
+            below = list(_below(path))
+            for group in (path, *below):
                 _end(group)
-            for group in (*children(path), path):
+            for group in (*reversed(below), path):
                 directories.remove(group)
             gone.append(path)
         except OSError:

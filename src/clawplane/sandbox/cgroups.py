@@ -8,7 +8,8 @@ Theory of operation
 - Where memory or pids is missing the mode is `none`: the process tree is polled over /proc in addition, and callers
   apply rlimits (limits.apply_rlimits with cgroups=False). The polled verdict is weaker: see polled_tree.
 - Attach before the guest allocates or forks: charges do not move.
-- On v1 the kernel kills one process that is out of memory, not its group. Whoever sees `oom_killed` kills the group.
+- On v1 the kernel kills one process that is out of memory, not its group. Whoever sees `oom_killed` kills the group,
+  except of a resident, which outlives its members (oom_together=False).
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ _BOUNDING: Final = frozenset({"memory", "pids"})
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a group used so far: CPU time in milliseconds, highest memory in bytes."""
+    """What a group used so far: CPU time in milliseconds, highest and present memory in bytes."""
 
     cpu_ms: int
     peak_memory: int
+    current_memory: int = 0
 
 
 class Group:
@@ -99,7 +101,23 @@ class Group:
         return Usage(
             cpu_ms=clock.cpu_microseconds() // 1000 if clock else 0,
             peak_memory=peak.peak_memory() if peak else 0,
+            current_memory=peak.current_memory() if peak else 0,
         )
+
+    def oom_kills(self) -> int:
+        """Return how many processes were killed for memory, by the kernel or by `relieve`."""
+        memory = self._with("memory") or self._tree
+        return memory.oom_kills() if memory else 0
+
+    def refused_forks(self) -> int:
+        """Return how often the process limit refused a fork; 0 where nobody counts."""
+        pids = self._with("pids")
+        return pids.refused_forks() if pids else 0
+
+    def relieve(self) -> None:
+        """When polled: look, and kill the largest process, but not the first, of a tree above its memory limit."""
+        if self._tree is not None:
+            self._tree.relieve()
 
     def oom_killed(self) -> bool:
         """Tell whether memory ran out; when polled, whether more than the limit was seen: then kill."""
@@ -135,6 +153,19 @@ class Group:
         """Remove the group's directories; False while processes are still dying: kill and try again later."""
         gone = [branch.remove() for branch in self._branches]  # every one, even after one that is busy
         return all(gone)
+
+    def gather(self, name: str) -> Branch | None:
+        """Make a group in this one, for a part of the tree that shall end by itself; None where no hierarchy allows it.
+
+        It lies in one hierarchy only: what its processes use counts in this group as before.
+        """
+        outer = self._v2 or self._with("freezer") or next(iter(self._branches), None)
+        return outer.inner(name) if outer is not None else None
+
+    @property
+    def tree(self) -> PolledTree | None:
+        """The view over /proc, where the hierarchies do not give everything."""
+        return self._tree
 
     def _with(self, controller: str) -> Branch | None:
         return next((branch for branch in self._branches if controller in branch.controllers), None)
@@ -197,21 +228,25 @@ class Cgroups:
             found = [each.version for each in self._hierarchies if each.version == "v2"]
         return found[0] if found else "none"
 
-    def create(self, name: str, limits: Limits) -> Group:
-        """Make a group `name` (letters, digits, dot, dash, underscore) with these limits in every hierarchy."""
+    def create(self, name: str, limits: Limits, *, oom_together: bool = True) -> Group:
+        """Make a group `name` (letters, digits, dot, dash, underscore) with these limits in every hierarchy.
+
+        oom_together=False: when memory is out one process dies, not the whole tree.
+        """
         if not _NAME.fullmatch(name):
             raise ValueError(f"group name {name!r}: use letters, digits, '.', '-' and '_', at most 128")
         made: list[Branch] = []
         try:
             for hierarchy in self._hierarchies:
                 branch = self._branch(hierarchy, name)
-                branch.create(limits)
+                branch.create(limits, oom_together=oom_together)
                 made.append(branch)
         except OSError:
             for branch in made:
                 branch.remove()
             raise
-        return Group(made, PolledTree(limits) if self.mode == "none" else None)
+        polled = self.mode == "none" or self.version_of("freezer") == "none"
+        return Group(made, PolledTree(limits) if polled else None)
 
     def close(self) -> None:
         """Give the base directories up; those that still have groups are swept by the next runner."""

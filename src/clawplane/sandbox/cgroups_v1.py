@@ -27,7 +27,7 @@ class BranchV1:
         self.controllers = controllers
         self._directories = directories
 
-    def create(self, limits: Limits) -> None:
+    def create(self, limits: Limits, *, oom_together: bool = True) -> None:  # v1 always kills one process
         """Make the directory and write the limits; on failure nothing is left behind."""
         self._directories.make(self.path)
         try:
@@ -46,6 +46,12 @@ class BranchV1:
         if "cpu" in self.controllers and limits.cpus is not None:
             cgroup_files.write(self.path, "cpu.cfs_period_us", str(CPU_PERIOD))
             cgroup_files.write(self.path, "cpu.cfs_quota_us", str(cpu_quota(limits.cpus)))
+
+    def inner(self, name: str) -> BranchV1:
+        """Make a group in this one without limits of its own: it can be killed and frozen by itself."""
+        branch = BranchV1(f"{self.path}/{name}", self.controllers & {"freezer"}, self._directories)
+        self._directories.make(branch.path)
+        return branch
 
     def attach(self, pid: int) -> None:
         """Place the process; memory it already has stays charged to its old group."""
@@ -81,6 +87,10 @@ class BranchV1:
         """Return the highest memory use in bytes."""
         return cgroup_files.number(self.path, "memory.max_usage_in_bytes")
 
+    def current_memory(self) -> int:
+        """Return the memory in use now, in bytes."""
+        return cgroup_files.number(self.path, "memory.usage_in_bytes")
+
     def oom_kills(self) -> int:
         """Return how many members the kernel killed for memory (`memory.failcnt` stays 0 on new kernels)."""
         return cgroup_files.counter(self.path, "memory.oom_control", "oom_kill")
@@ -95,11 +105,12 @@ class BranchV1:
 
 
 def remove_directory(path: str, directories: Directories) -> bool:
-    """Remove a group directory; True when it is gone, False while it is busy."""
+    """Remove a group directory with the empty groups in it; True when it is gone, False while it is busy."""
     try:
         directories.remove(path)
     except FileNotFoundError:
         return True
     except OSError:
-        return not os.path.exists(path)
+        inner = [each for each in cgroup_files.children(path) if remove_directory(each, directories)]
+        return remove_directory(path, directories) if inner else not os.path.exists(path)
     return True

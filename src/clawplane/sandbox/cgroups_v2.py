@@ -30,24 +30,36 @@ class BranchV2:
         self._directories = directories
         self._highest_seen = 0
 
-    def create(self, limits: Limits) -> None:
-        """Make the directory and write the limits; on failure nothing is left behind."""
+    def create(self, limits: Limits, *, oom_together: bool = True) -> None:
+        """Make the directory and write the limits; on failure nothing is left behind.
+
+        oom_together=False lets the kernel kill one process that is out of memory, not all of them.
+        """
         self._directories.make(self.path)
         try:
-            self._write_limits(limits)
+            self._write_limits(limits, oom_together)
         except OSError:
             self.remove()
             raise
 
-    def _write_limits(self, limits: Limits) -> None:
+    def _write_limits(self, limits: Limits, oom_together: bool) -> None:
         if "memory" in self.controllers and limits.memory is not None:
             cgroup_files.write(self.path, "memory.max", str(limits.memory))
             cgroup_files.write_if_present(self.path, "memory.swap.max", "0")
-            cgroup_files.write_if_present(self.path, "memory.oom.group", "1")
+            cgroup_files.write_if_present(self.path, "memory.oom.group", "1" if oom_together else "0")
         if "pids" in self.controllers and limits.processes is not None:
             cgroup_files.write(self.path, "pids.max", str(limits.processes))
         if "cpu" in self.controllers and limits.cpus is not None:
             cgroup_files.write(self.path, "cpu.max", f"{cpu_quota(limits.cpus)} {CPU_PERIOD}")
+
+    def inner(self, name: str) -> BranchV2:
+        """Make a group in this one without limits of its own: it can be killed and frozen by itself.
+
+        This group hands it no controllers, so both may have processes, and what they use counts here.
+        """
+        branch = BranchV2(f"{self.path}/{name}", frozenset(), self._directories)
+        self._directories.make(branch.path)
+        return branch
 
     def attach(self, pid: int) -> None:
         """Place the process; memory it already has stays charged to its old group."""
@@ -82,6 +94,10 @@ class BranchV2:
         seen = cgroup_files.number(self.path, "memory.peak") or cgroup_files.number(self.path, "memory.current")
         self._highest_seen = max(self._highest_seen, seen)
         return self._highest_seen
+
+    def current_memory(self) -> int:
+        """Return the memory in use now, in bytes."""
+        return cgroup_files.number(self.path, "memory.current")
 
     def oom_kills(self) -> int:
         """Return how many members were killed for memory; the kernel may count one death twice."""

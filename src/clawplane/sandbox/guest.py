@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Final
@@ -142,10 +142,16 @@ class GuestProcess(Process):
             elif kind == report.FAILED:
                 self.fail(content.decode(errors="replace"))
                 return
+            else:
+                self._hear(kind, content, descriptors)
+
+    def _hear(self, kind: bytes, content: bytes, descriptors: Sequence[int]) -> None:
+        """Take a report that only some guests' pid 1 makes."""
+        raise ValueError(f"a report of kind {kind!r}")
 
     def _note_birth(self, pidfd: int) -> None:
         self._pidfd = pidfd
-        self.pid = _pid_of(pidfd)
+        self.pid = pid_of(pidfd)
         if self._group.polled:
             with contextlib.suppress(OSError):
                 self._group.attach(self.pid)
@@ -251,7 +257,7 @@ class GuestProcess(Process):
                 signal.pidfd_send_signal(self._pidfd, number)
 
 
-def _pid_of(pidfd: int) -> int:
+def pid_of(pidfd: int) -> int:
     """Return the pid as this process's /proc knows it; 0 when the process is gone."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
         for line in file:

@@ -1,8 +1,8 @@
 """Open the sandbox of one runner daemon and start process trees in it.
 
-A launch: lend an identity, make a cgroup, write the request into a memory file, hand it to a zygote with the pipes and
-a report socket, and follow that socket. Everything that touches the disk or the cgroup file system runs on a small
-executor; the event loop only moves descriptors.
+A launch: lend an identity, make a cgroup, write the request into a memory file, hand it to a zygote with the pipes
+(none for a resident) and a report socket, and follow that socket. Everything that touches the disk or the cgroup file
+system runs on a small executor; the event loop only moves descriptors.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ import itertools
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from clawplane.sandbox import namespaces
 from clawplane.sandbox.cgroups import Cgroups, Group
 from clawplane.sandbox.guest import GuestProcess
 from clawplane.sandbox.identity import INNER_ID, Identities, IdentitiesExhaustedError, Identity
+from clawplane.sandbox.output import Stream
 from clawplane.sandbox.policy import EndReason, Limits, Policy, Writable
 from clawplane.sandbox.probe import Finding, probe, refusals
 from clawplane.sandbox.process import Process
 from clawplane.sandbox.reclaim import reclaim
-from clawplane.sandbox.request import Command, Program, Request, Script, encode
+from clawplane.sandbox.request import Command, Program, Request, Residence, Script, encode, memory_file
+from clawplane.sandbox.resident import Resident, ResidentError
 from clawplane.sandbox.zygote import Recipe, Terms, Zygote, ZygoteError
 
-__all__ = ["Process", "Sandbox", "SandboxUnavailable", "Zygote", "ZygoteError"]
+__all__ = ["Process", "Resident", "ResidentError", "Sandbox", "SandboxUnavailable", "Zygote", "ZygoteError"]
 
 _NEEDED_CAPABILITIES: Final = (1 << 21) | (1 << 6) | (1 << 7) | (1 << 12) | (1 << 8)  # ADMIN SETGID SETUID NET SETPCAP
 _BARE: Final = "bare"
@@ -37,6 +39,7 @@ _WORKERS: Final = 4
 _TICK: Final = 1.0
 _POLLED_TICK: Final = 0.2
 _REAPER: Final = 1  # counts as a process of the guest
+_Followed = TypeVar("_Followed", bound=GuestProcess)
 
 
 class SandboxUnavailable(Exception):
@@ -61,6 +64,16 @@ class _Rights:
     def take_back(self, identity: Identity) -> None:
         if self.identities:
             self.identities.take_back(identity)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """What one launch was lent, and the supervisor's ends of what it was given."""
+
+    identity: Identity
+    group: Group
+    channel: socket.socket
+    outputs: dict[Stream, int]
 
 
 class Sandbox:
@@ -117,7 +130,7 @@ class Sandbox:
         """
         if not argv:
             raise ValueError("argv is empty: name the program to run")
-        return await self._launch(self._bare(), policy, Command(tuple(argv)))
+        return await self._start(self._bare(), policy, Command(tuple(argv)))
 
     async def run_python(
         self,
@@ -131,7 +144,29 @@ class Sandbox:
     ) -> Process:
         """Fork the zygote and run `script` (a path the guest sees) in it as `interpreter script` would."""
         program = Script(script, tuple(arguments), interpreter, tuple(site_directories))
-        return await self._launch(zygote, policy, program)
+        return await self._start(zygote, policy, program)
+
+    async def open_resident(self, zygote: Zygote, policy: Policy) -> Resident:
+        """Fork the zygote into a sandbox that stays until it is closed; members are started in it later.
+
+        Of the limits, wall bounds its whole life and processes all its members; output and grace mean nothing.
+        Raises ResidentError with the reason when it cannot be set up.
+        """
+
+        def follower(seat: _Seat) -> Resident:
+            return Resident(
+                policy, seat.channel, seat.group, self._executor, identity=seat.identity, recipe=zygote.recipe
+            )
+
+        resident = await self._launch(zygote, policy, Residence(), follower)
+        try:
+            verdict = await resident.ready()
+        except BaseException:
+            resident.kill()
+            raise
+        if verdict is not None:
+            raise ResidentError(verdict.detail or f"the sandbox ended in set-up: {verdict.reason}")
+        return resident
 
     async def retire(self, zygote: Zygote) -> None:
         """End a zygote that is not needed any more, and with it the guests it has forked."""
@@ -172,37 +207,45 @@ class Sandbox:
     def _refusals(self) -> list[Finding]:
         return refusals(probe(cgroups=self._cgroups))
 
-    async def _launch(self, zygote: Zygote, policy: Policy, program: Program) -> Process:
+    async def _start(self, zygote: Zygote, policy: Policy, program: Program) -> Process:
+        def follower(seat: _Seat) -> GuestProcess:
+            return GuestProcess(policy, seat.outputs, seat.channel, seat.group, self._executor)
+
+        return await self._launch(zygote, policy, program, follower)
+
+    async def _launch(
+        self, zygote: Zygote, policy: Policy, program: Program, follower: Callable[[_Seat], _Followed]
+    ) -> _Followed:
         loop = asyncio.get_running_loop()
         identity = self._lend()
         bounds = _with_reaper(policy.limits)
+        resides = isinstance(program, Residence)
         try:
-            group, procs = await loop.run_in_executor(self._executor, self._make_group, bounds)
+            group, procs = await loop.run_in_executor(self._executor, self._make_group, bounds, not resides)
         except BaseException:
             self._rights.take_back(identity)
             raise
         request = Request(replace(policy, limits=bounds), program, identity, self._terms.cgroups)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        stdout, stdout_end = _output_pipe()
-        stderr, stderr_end = _output_pipe()
-        handed = [_memory_file(encode(request)), theirs.detach(), stdout_end, stderr_end, *procs]
-        process = GuestProcess(policy, {"stdout": stdout, "stderr": stderr}, ours, group, self._executor)
+        outputs, ends = ({}, []) if resides else _output_pipes()
+        handed = [memory_file(encode(request)), theirs.detach(), *ends, *procs]
+        process = follower(_Seat(identity, group, ours, outputs))
         self._follow(process, identity, policy)
         try:
-            await self._submit(zygote, process, handed)
+            await self._submit(zygote, process, handed, len(ends))
             await asyncio.shield(process.prepared)
         except BaseException:
             process.kill()  # whoever called has gone away
             raise
         return process
 
-    async def _submit(self, zygote: Zygote, process: GuestProcess, handed: Sequence[int]) -> None:
+    async def _submit(self, zygote: Zygote, process: GuestProcess, handed: Sequence[int], outputs: int) -> None:
         """Hand the request over; when that fails the report socket closes, and the process ends with `setup`."""
         try:
             async with zygote.slots:
                 try:
-                    await zygote.submit(handed)
+                    await zygote.submit(handed, outputs=outputs)
                 except ZygoteError as problem:
                     process.fail(str(problem))
                 finally:
@@ -239,8 +282,8 @@ class Sandbox:
 
         task.add_done_callback(done)
 
-    def _make_group(self, limits: Limits) -> tuple[Group, list[int]]:
-        group = self._cgroups.create(f"guest-{next(self._numbers)}", limits)
+    def _make_group(self, limits: Limits, oom_together: bool) -> tuple[Group, list[int]]:
+        group = self._cgroups.create(f"guest-{next(self._numbers)}", limits, oom_together=oom_together)
         return group, [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.procs_paths]
 
     async def _watch(self) -> None:
@@ -280,14 +323,13 @@ def _rights(first_uid: int, uid_count: int) -> _Rights:
     return _Rights(True, Identities(first_uid, uid_count))
 
 
-def _output_pipe() -> tuple[int, int]:
-    """Return a reading end that does not wait and a writing end that does."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(reading, False)
-    return reading, writing
-
-
-def _memory_file(content: bytes) -> int:
-    descriptor = os.memfd_create("request", os.MFD_CLOEXEC)
-    os.write(descriptor, content)
-    return descriptor
+def _output_pipes() -> tuple[dict[Stream, int], list[int]]:
+    """Return reading ends that do not wait and writing ends that do, of standard output and error."""
+    readings: dict[Stream, int] = {}
+    writings = []
+    names: tuple[Stream, ...] = ("stdout", "stderr")
+    for name in names:
+        readings[name], writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(readings[name], False)
+        writings.append(writing)
+    return readings, writings

@@ -10,6 +10,8 @@ Theory of operation
   first line here, the verdict by looking is the second. Callers look several times a second; `over_memory` looks by
   itself.
 - The attached process must not be reaped before the last call here, else its pid could belong to somebody else.
+- A part of the tree is a process with what descends from it. Orphans hang below the first process and nothing says who
+  made them, so a part is given every orphan that is not older than it: ending it may end too much, never too little.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from clawplane.sandbox.policy import Limits
@@ -25,6 +28,7 @@ from clawplane.sandbox.policy import Limits
 @dataclass(frozen=True, slots=True)
 class _Member:
     pid: int
+    parent: int
     started: int
     cpu_ticks: int
 
@@ -37,6 +41,8 @@ class PolledTree:
         self._root: _Member | None = None
         self._cpu_ticks = 0
         self._peak_memory = 0
+        self._current_memory = 0
+        self._relieved = 0
         self._over_memory = False
         self._over_processes = False
 
@@ -49,6 +55,7 @@ class PolledTree:
         found = self._members()
         memory = sum(_memory_of(member.pid) for member in found)
         self._cpu_ticks = max(self._cpu_ticks, sum(member.cpu_ticks for member in found))
+        self._current_memory = memory
         self._peak_memory = max(self._peak_memory, memory)
         if self._limits.memory is not None and memory > self._limits.memory:
             self._over_memory = True
@@ -65,9 +72,31 @@ class PolledTree:
         self.look()
         return self._over_processes
 
+    def relieve(self) -> None:
+        """Look, and kill the largest process but the first when the tree is above its memory limit."""
+        self.look()
+        if self._limits.memory is None or self._current_memory <= self._limits.memory:
+            return
+        largest = max(self._members()[1:], key=lambda member: _memory_of(member.pid), default=None)
+        if largest is not None:
+            _send(largest, signal.SIGKILL)
+            self._relieved += 1
+
+    def oom_kills(self) -> int:
+        """Return how many processes `relieve` has killed."""
+        return self._relieved
+
     def populated(self) -> bool:
         """Tell whether a process of the tree is alive; zombies do not count."""
         return bool(self._members())
+
+    def part(self, pid: int, others: Collection[int]) -> PolledPart:
+        """Return the part below `pid`, a process of the tree; `others` are pids of parts that never belong to it."""
+        return PolledPart(self, pid, others)
+
+    def members(self) -> list[_Member]:
+        """Return the living processes of the tree, the first one first and parents before children."""
+        return self._members()
 
     def signal(self, number: int) -> None:
         """Send a signal to every process of the tree, children before parents could make new ones."""
@@ -83,6 +112,10 @@ class PolledTree:
         """Return the highest memory seen, in bytes."""
         return self._peak_memory
 
+    def current_memory(self) -> int:
+        """Return the memory seen at the last look, in bytes."""
+        return self._current_memory
+
     def _members(self) -> list[_Member]:
         if self._root is None:
             return []
@@ -97,6 +130,49 @@ class PolledTree:
         return found
 
 
+class PolledPart:
+    """One process of a polled tree and what may descend from it."""
+
+    def __init__(self, tree: PolledTree, pid: int, others: Collection[int]) -> None:
+        """`others` is read anew by every call."""
+        self._tree = tree
+        self._others = others
+        self._top = _member(pid)
+
+    def kill(self) -> None:
+        """Stop the whole part, so that nothing new comes out of it, and send SIGKILL; call again while `populated`."""
+        seen: dict[tuple[int, int], _Member] = {}
+        while fresh := [member for member in self._members() if (member.pid, member.started) not in seen]:
+            for member in fresh:
+                _send(member, signal.SIGSTOP)
+                seen[member.pid, member.started] = member
+        for member in seen.values():
+            _send(member, signal.SIGKILL)
+
+    def populated(self) -> bool:
+        """Tell whether a process of the part is alive; zombies do not count."""
+        return bool(self._members())
+
+    def remove(self) -> bool:
+        """Tell whether nothing is left; there is nothing to remove."""
+        return not self.populated()
+
+    def _members(self) -> list[_Member]:
+        present = self._tree.members()
+        if self._top is None or not present:
+            return []
+        first = present[0]
+        inside: set[int] = set()
+        found = []
+        for member in present[1:]:
+            own = member.pid == self._top.pid and member.started == self._top.started
+            orphan = member.parent == first.pid and member.started >= self._top.started
+            if own or member.parent in inside or (orphan and member.pid not in self._others):
+                inside.add(member.pid)
+                found.append(member)
+        return found
+
+
 def _member(pid: int) -> _Member | None:
     """Return what /proc says of a process; None when it is gone or a zombie."""
     try:
@@ -106,7 +182,8 @@ def _member(pid: int) -> _Member | None:
         return None
     if fields[0] in "ZX":
         return None
-    return _Member(pid, started=int(fields[19]), cpu_ticks=sum(int(field) for field in fields[11:15]))
+    ticks = sum(int(field) for field in fields[11:15])
+    return _Member(pid, parent=int(fields[1]), started=int(fields[19]), cpu_ticks=ticks)
 
 
 def _children(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Say in bytes what a zygote's child shall become; written by the supervisor, read by the child alone.
+"""Say in bytes what a child of a zygote or resident shall become; written by the supervisor, read by it alone.
 
 The bytes travel in a memory file, so that a zygote, which outlives its guests and is copied into each, never holds the
 environment of any of them.
@@ -7,6 +7,7 @@ environment of any of them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -32,7 +33,30 @@ class Script:
     site_directories: tuple[str, ...]
 
 
-Program = Command | Script
+@dataclass(frozen=True, slots=True)
+class Residence:
+    """Stay as pid 1 and start members when asked (see inside/resident.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """Call `entry_point` ("module:function", preloaded by the zygote) in the warm interpreter with the control socket."""
+
+    entry_point: str
+    interpreter: str
+    site_directories: tuple[str, ...]
+
+
+Program = Command | Script | Residence | Interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What one main process runs, and where: all it knows when the isolation around it stands."""
+
+    program: Program
+    environment: Mapping[str, str]
+    working_directory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +70,9 @@ class Request:
 
 
 _MOUNTS: Final[Mapping[str, type[Mount]]] = {each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay)}
+_PROGRAMS: Final[Mapping[str, type[Program]]] = {
+    each.__name__: each for each in (Command, Script, Residence, Interpreter)
+}
 
 
 def encode(request: Request) -> bytes:
@@ -71,7 +98,6 @@ def encode(request: Request) -> bytes:
 def decode(data: bytes) -> Request:
     """Read what `encode` wrote."""
     raw: dict[str, Any] = json.loads(data)
-    kind, program = raw["program"]
     return Request(
         policy=Policy(
             mounts=tuple(_MOUNTS[name](**fields) for name, fields in raw["mounts"]),
@@ -83,13 +109,36 @@ def decode(data: bytes) -> Request:
             names=raw["names"],
             network=raw["network"],
         ),
-        program=_program(kind, program),
+        program=_program(*raw["program"]),
         identity=Identity(**raw["identity"]),
         cgroups=raw["cgroups"],
     )
 
 
+def encode_start(start: Start) -> bytes:
+    """Write what a member of a resident shall run, as JSON."""
+    return json.dumps(
+        {
+            "program": [type(start.program).__name__, asdict(start.program)],
+            "environment": dict(start.environment),
+            "working_directory": start.working_directory,
+        }
+    ).encode("ascii")
+
+
+def decode_start(data: bytes) -> Start:
+    """Read what `encode_start` wrote."""
+    raw: dict[str, Any] = json.loads(data)
+    return Start(_program(*raw["program"]), raw["environment"], raw["working_directory"])
+
+
+def memory_file(content: bytes) -> int:
+    """Return the descriptor of a new memory file that holds `content`."""
+    descriptor = os.memfd_create("request", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    return descriptor
+
+
 def _program(kind: str, fields: dict[str, Any]) -> Program:
-    if kind == Command.__name__:
-        return Command(tuple(fields["argv"]))
-    return Script(fields["path"], tuple(fields["arguments"]), fields["interpreter"], tuple(fields["site_directories"]))
+    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
+    return _PROGRAMS[kind](**values)

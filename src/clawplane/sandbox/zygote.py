@@ -98,13 +98,13 @@ class Zygote:
             self._bury()
             self._alive = await self._start()
 
-    async def submit(self, descriptors: Sequence[int]) -> None:
+    async def submit(self, descriptors: Sequence[int], *, outputs: int) -> None:
         """Hand over one request (see inside/child.Descriptors); starts the zygote anew when it is dead."""
         for last_try in (False, True):
             await self.start()
             try:
                 async with self._sending:
-                    await self._send(descriptors)
+                    await self._send(bytes([outputs]), descriptors)
                 return
             except (BrokenPipeError, ConnectionError, OSError) as problem:
                 self._give_up()
@@ -178,13 +178,13 @@ class Zygote:
         told: dict[str, Any] = json.loads(answer)
         return told
 
-    async def _send(self, descriptors: Sequence[int]) -> None:
+    async def _send(self, message: bytes, descriptors: Sequence[int]) -> None:
         incarnation = self._alive
         if incarnation is None:
             raise BrokenPipeError("the zygote is gone")
         while True:
             try:
-                socket.send_fds(incarnation.control, [b"fork"], list(descriptors))
+                socket.send_fds(incarnation.control, [message], list(descriptors))
             except BlockingIOError:
                 await writable(incarnation.control.fileno())
             else:

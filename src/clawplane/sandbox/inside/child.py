@@ -7,8 +7,8 @@ Theory of operation. The fork is pid 1 of a new pid namespace and still holds th
 4. identity, user namespace, capabilities, rlimits, Landlock: each step less is possible;
 5. a second fork: the parent stays as reaper, out of reach of the child; the child closes every descriptor but its
    standard streams, loads the system call filter, and only then reads anything a user wrote.
-The child holds one more descriptor, the gate: closed by exec or right before user code, it tells pid 1 that set-up is
-over; a sentence written to it says that it failed.
+The child holds one more descriptor, the gate (see gate.py), at whose other end pid 1 waits.
+A resident (see resident.py) ends with step 4: pid 1 loads the filter itself, and every later fork of it is a member.
 """
 
 from __future__ import annotations
@@ -20,19 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
-from clawplane.sandbox import landlock, libc, limits, namespaces, seccomp
-from clawplane.sandbox.inside import command_line, reaper, report, root
+from clawplane.sandbox import landlock, limits, namespaces, seccomp
+from clawplane.sandbox.inside import command_line, descriptors, gate, joining, reaper, report, resident, root
 from clawplane.sandbox.policy import Listener
-from clawplane.sandbox.request import Request, decode
+from clawplane.sandbox.request import Request, Residence, Start, decode
 
-GATE: Final = 3
-_CLOSE_RANGE: Final = 436
 _BACKLOG: Final = 1024
-_DEFAULT_ENVIRONMENT: Final = {
-    "PATH": "/usr/local/bin:/usr/bin:/bin",
-    "HOME": "/tmp",
-    "LANG": "C.UTF-8",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,48 +41,41 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What came with one request; `cgroups` are open cgroup.procs files."""
+    """What came with one request; `outputs` are stdout and stderr or nothing, `cgroups` open cgroup.procs files."""
 
     request: int
     report: int
-    stdout: int
-    stderr: int
+    outputs: tuple[int, ...]
     cgroups: tuple[int, ...]
 
 
-def prepare(surroundings: Surroundings, given: Descriptors) -> Request:
-    """Isolate the calling process; returns in the guest's main process only, with what it shall run."""
+def prepare(surroundings: Surroundings, given: Descriptors) -> Start:
+    """Isolate the calling process; returns in a main process of the guest only, with what that shall run."""
     try:
-        _join(given.cgroups)
+        joining.join(given.cgroups)
         me = os.pidfd_open(os.getpid())
         report.say(given.report, report.BORN, descriptors=[me])
         os.close(me)
-        _be_the_first_to_go()
-        request = decode(_read_all(given.request))
+        request = decode(descriptors.read_whole(given.request))
+        if surroundings.privileged or not isinstance(request.program, Residence):
+            joining.go_early(joining.GUEST)
         _furnish(surroundings, given, request)
-        gate_read, gate_write = os.pipe()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored in the zygote, and ignoring is inherited
         reaper.block_signals()
         namespaces.set_dumpable(False)  # pid 1 is closed to its own children
-        main = os.fork()
     except BaseException as problem:
-        report.say(given.report, report.FAILED, _sentence(problem))
-        os._exit(1)
+        _fail(given.report, problem)
+    if isinstance(request.program, Residence):
+        return _reside(surroundings, given.report)
+    gate_read, gate_write = os.pipe()
+    try:
+        main = os.fork()
+    except OSError as problem:
+        _fail(given.report, problem)
     if main:
         _stay_behind(surroundings, given.report, gate_read, main)
     _finish_guest(surroundings, given, request, gate_write)
-    return request
-
-
-def fail_at_gate(problem: BaseException) -> NoReturn:
-    """End the guest's main process before user code, with a sentence for pid 1."""
-    os.write(GATE, _sentence(problem))
-    os._exit(1)
-
-
-def environment(request: Request) -> dict[str, str]:
-    """Return the guest's whole environment."""
-    return {**_DEFAULT_ENVIRONMENT, **request.policy.environment}
+    return Start(request.program, request.policy.environment, request.policy.working_directory)
 
 
 def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -> None:
@@ -104,26 +90,12 @@ def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -
     if policy.network == "loopback":
         namespaces.raise_loopback()
     _listen(given.report, policy.listeners)
-    for descriptor in (given.stdout, given.stderr):
+    for descriptor in given.outputs:
         os.fchown(descriptor, *identity.owner)  # /dev/stdout opens it anew, by owner and mode
     namespaces.become(identity, change_ids=surroundings.privileged)
     namespaces.drop_capabilities()
     limits.apply_rlimits(policy.limits, cgroups=request.cgroups)
     landlock.restrict(["/"], root.writable_targets(policy))
-
-
-def _join(groups: Sequence[int]) -> None:
-    try:
-        for descriptor in groups:
-            os.write(descriptor, b"0")
-    except OSError as problem:
-        raise OSError(problem.errno, problem.strerror, "joining a cgroup") from None
-
-
-def _be_the_first_to_go() -> None:
-    """Let the kernel choose guests, not the runner, when the whole host is out of memory."""
-    with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-        file.write(b"500")
 
 
 def _listen(channel: int, listeners: Sequence[Listener]) -> None:
@@ -144,74 +116,54 @@ def _listen(channel: int, listeners: Sequence[Listener]) -> None:
         listening.close()
 
 
-def _stay_behind(surroundings: Surroundings, channel: int, gate: int, main: int) -> NoReturn:
+def _fail(channel: int, problem: BaseException) -> NoReturn:
+    report.say(channel, report.FAILED, gate.sentence(problem))
+    os._exit(1)
+
+
+def _reside(surroundings: Surroundings, channel: int) -> Start:
+    """Start members until the supervisor is gone; returns in the members only."""
     try:
         surroundings.command_line.show(["init"])
-        channel, gate = _keep_only(channel, gate)
+        channel, children = descriptors.keep_only(channel, resident.children_descriptor())
         os.chdir("/")
         seccomp.install(surroundings.program_filter)
-        problem = os.read(gate, report.LARGEST)
-        os.close(gate)
+        report.say(channel, report.READY)
+        return resident.PidOne(channel, children).serve()
+    except BaseException as problem:
+        _fail(channel, problem)
+
+
+def _stay_behind(surroundings: Surroundings, channel: int, waiting: int, main: int) -> NoReturn:
+    try:
+        surroundings.command_line.show(["init"])
+        channel, waiting = descriptors.keep_only(channel, waiting)
+        os.chdir("/")
+        seccomp.install(surroundings.program_filter)
+        problem = os.read(waiting, report.LARGEST)
+        os.close(waiting)
         if problem:
             report.say(channel, report.FAILED, problem)
             os._exit(1)
         report.say(channel, report.READY)
         reaper.reap_until_end(main, channel)
     except BaseException as problem_here:
-        report.say(channel, report.FAILED, _sentence(problem_here))
+        report.say(channel, report.FAILED, gate.sentence(problem_here))
     finally:
         os._exit(1)
 
 
-def _finish_guest(surroundings: Surroundings, given: Descriptors, request: Request, gate: int) -> None:
+def _finish_guest(surroundings: Surroundings, given: Descriptors, request: Request, at_gate: int) -> None:
     """Leave nothing of ours open and load the filter; whatever goes wrong ends the process with a sentence."""
     try:
         null = os.open("/dev/null", os.O_RDONLY)
-        _place([null, given.stdout, given.stderr, gate])
-        gate = GATE
-        os.set_inheritable(gate, False)
+        descriptors.place([null, *given.outputs, at_gate])
+        at_gate = gate.GATE
+        os.set_inheritable(at_gate, False)
         os.setsid()
         namespaces.set_dumpable(True)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         seccomp.install(surroundings.program_filter)
         os.chdir(request.policy.working_directory)
     except BaseException as problem:
-        os.write(gate, _sentence(problem))
-        os._exit(1)
-
-
-def _keep_only(*kept: int) -> tuple[int, ...]:
-    null = os.open("/dev/null", os.O_RDWR)
-    numbers = tuple(range(3, 3 + len(kept)))
-    _place([null, null, null, *kept])
-    return numbers
-
-
-def _place(wanted: Sequence[int]) -> None:
-    """Give the descriptors of `wanted` the numbers 0, 1, 2 and so on, and close every other."""
-    lifted = []
-    for descriptor in wanted:
-        copy = os.dup(descriptor)
-        while copy < len(wanted):  # a low number would be overwritten before its turn
-            copy = os.dup(copy)
-        lifted.append(copy)
-    for number, descriptor in enumerate(lifted):
-        os.dup2(descriptor, number)
-    libc.syscall(_CLOSE_RANGE, len(wanted), 0xFFFFFFFF, 0, what="close_range")
-
-
-def _read_all(descriptor: int) -> bytes:
-    size = os.fstat(descriptor).st_size
-    content = os.pread(descriptor, size, 0)
-    os.close(descriptor)
-    return content
-
-
-def _sentence(problem: BaseException) -> bytes:
-    if isinstance(problem, OSError) and problem.filename is not None:
-        text = f"{problem.filename}: {problem.strerror}"
-    elif isinstance(problem, OSError) and problem.strerror:
-        text = problem.strerror
-    else:
-        text = f"{problem}" if isinstance(problem, root.SetupError) else f"{type(problem).__name__}: {problem}"
-    return text.encode(errors="replace")
+        gate.fail(problem, at_gate)

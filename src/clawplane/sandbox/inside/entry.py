@@ -1,8 +1,9 @@
-"""Start what a guest asked for: another program by exec, or a Python file in this warm interpreter.
+"""Start what a guest asked for: another program by exec, or a Python file or a REPL in this warm interpreter.
 
 A script must find what `python script` would give it: argv, path, prefix, environment, a `__main__` of its own, the
 usual traceback and exit codes; and nothing of ours. So the package is taken out of the module table first, and the
 interpreter ends by the normal way out: threads are joined, atexit runs, streams are flushed.
+What all forks of one zygote share is their hash seed and the addresses of what was imported; random numbers differ.
 """
 
 from __future__ import annotations
@@ -15,65 +16,107 @@ import signal
 import site
 import sys
 import threading
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import NoReturn
 
-from clawplane.sandbox.inside import child
+from clawplane.sandbox.inside import gate
+from clawplane.sandbox.inside.resident import CONTROL
 from clawplane.sandbox.inside.zygote import Guest
-from clawplane.sandbox.request import Command, Script
+from clawplane.sandbox.request import Command, Interpreter, Script
 
 _OWN_PACKAGE = "clawplane"
+_DEFAULT_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+}
 
 
 def run(guest: Guest) -> None:
     """Become the guest's program."""
-    environment = child.environment(guest.request)
-    program = guest.request.program
-    if isinstance(program, Command):
-        _execute(program, environment)
-    try:
-        guest.command_line.show([program.interpreter, program.path, *program.arguments])
-        main = _furnish(guest, program, environment)
-    except BaseException as problem:
-        child.fail_at_gate(problem)
-    gc.enable()
-    os.close(child.GATE)
-    _add_sites(program)
-    _run_script(program.path, main)
+    environment = {**_DEFAULT_ENVIRONMENT, **guest.start.environment}
+    match guest.start.program:
+        case Command() as command:
+            _execute(command, environment)
+        case Script() as script:
+            _run_script(script, guest, environment)
+        case Interpreter() as interpreter:
+            _run_interpreter(interpreter, guest, environment)
 
 
 def _execute(program: Command, environment: dict[str, str]) -> NoReturn:
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)  # Python ignores them, and exec keeps that
     try:
+        for name in ("SIGPIPE", "SIGXFSZ"):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)  # Python ignores them, and exec keeps that
         os.execvpe(program.argv[0], program.argv, environment)
     except OSError as problem:
-        child.fail_at_gate(OSError(problem.errno, problem.strerror, f"cannot execute {program.argv[0]}"))
+        gate.fail(OSError(problem.errno, problem.strerror, f"cannot execute {program.argv[0]}"))
+    except ValueError as problem:  # a NUL byte or a name with "="
+        gate.fail(problem)
 
 
-def _furnish(guest: Guest, program: Script, environment: dict[str, str]) -> ModuleType:
+def _run_script(program: Script, guest: Guest, environment: dict[str, str]) -> None:
+    try:
+        guest.command_line.show([program.interpreter, program.path, *program.arguments])
+        arguments = [program.path, *program.arguments]
+        _furnish(guest, program.interpreter, arguments, environment, os.path.dirname(os.path.realpath(program.path)))
+        main = _main_module(program.path)
+    except BaseException as problem:
+        gate.fail(problem)
+    gc.enable()
+    os.close(gate.GATE)
+    _add_sites(program.site_directories)
+    _run_file(program.path, main)
+
+
+def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, str]) -> None:
+    try:
+        module, _, function = program.entry_point.partition(":")
+        if module not in sys.modules:  # our own files are not to be seen in here
+            raise ImportError(f"the zygote has not preloaded {module}")
+        main: Callable[[int], None] = getattr(sys.modules[module], function)
+        guest.command_line.show([program.interpreter])
+        _furnish(guest, program.interpreter, [""], environment, "")
+        sys.modules["__main__"] = ModuleType("__main__")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    except BaseException as problem:
+        gate.fail(problem)
+    gc.enable()
+    os.close(gate.GATE)
+    _add_sites(program.site_directories)
+    main(CONTROL)
+
+
+def _furnish(
+    guest: Guest, interpreter: str, arguments: Sequence[str], environment: Mapping[str, str], first_path: str
+) -> None:
+    """Make this interpreter look as if it had been started with `arguments`."""
     _forget_ourselves()
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = [program.path, *program.arguments]
-    sys.orig_argv = [program.interpreter, *sys.argv]
-    sys.executable = program.interpreter
-    prefix = os.path.dirname(os.path.dirname(program.interpreter))
+    sys.argv = list(arguments)
+    sys.orig_argv = [interpreter, *filter(None, arguments)]
+    sys.executable = interpreter
+    prefix = os.path.dirname(os.path.dirname(interpreter))
     if os.path.exists(f"{prefix}/pyvenv.cfg"):
         sys.prefix = sys.exec_prefix = prefix
     extra = [each for each in environment.get("PYTHONPATH", "").split(":") if each]
-    sys.path[:] = [os.path.dirname(os.path.realpath(program.path)), *extra, *guest.search_path]
+    sys.path[:] = [first_path, *extra, *guest.search_path]
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     if environment.get("PYTHONUNBUFFERED"):
         _unbuffer()
     _reseed()
+
+
+def _main_module(path: str) -> ModuleType:
     main = ModuleType("__main__")
-    loader = SourceFileLoader("__main__", os.path.abspath(program.path))
+    loader = SourceFileLoader("__main__", os.path.abspath(path))
     if sys.version_info < (3, 14):
         main.__annotations__ = {}
     main.__dict__.update(
-        __file__=os.path.abspath(program.path), __builtins__=sys.modules["builtins"], __loader__=loader, __cached__=None
+        __file__=os.path.abspath(path), __builtins__=sys.modules["builtins"], __loader__=loader, __cached__=None
     )
     sys.modules["__main__"] = main
     return main
@@ -105,14 +148,14 @@ def _reseed() -> None:
         numpy_random.seed()
 
 
-def _add_sites(program: Script) -> None:
+def _add_sites(directories: Sequence[str]) -> None:
     """Add site directories as the site module would; their .pth files are user code."""
     known: set[str] = set(sys.path)
-    for directory in program.site_directories:
+    for directory in directories:
         site.addsitedir(directory, known)
 
 
-def _run_script(path: str, main: ModuleType) -> None:
+def _run_file(path: str, main: ModuleType) -> None:
     """Run the file at `path` as `main`; ends as Python does: SystemExit passes, anything else is shown."""
     problem: BaseException | None = None
     try:

@@ -7,6 +7,7 @@ All signals stay blocked: inside, anybody may send them to pid 1, and none but t
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from typing import NoReturn
 
@@ -26,7 +27,9 @@ def reap_until_end(main: int, channel: int) -> NoReturn:
             _pass_on(signal.SIGTERM)
         for child, status in _ended_children():
             if child == main:
-                report.say(channel, report.EXIT, report.encode_end(status))
+                report.say(
+                    channel, report.EXIT, report.encode_end(status, resource.getrusage(resource.RUSAGE_CHILDREN))
+                )
                 os._exit(0)
 
 

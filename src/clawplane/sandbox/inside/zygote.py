@@ -5,9 +5,9 @@ Theory of operation
   is in its memory. It has one thread, always: a second one would make fork unsafe and user namespaces impossible.
 - It lives in a pid namespace of its own, as does every child: when it dies, all its guests die with it.
 - Without root it first enters a user namespace, in which it has the rights a child needs for set-up.
-- A request is a message without meaning; its descriptors are what counts (see child.Descriptors). No answer goes back
-  over the control socket: what happens is reported on the request's own socket, and when the zygote dies that one
-  closes by itself. So nobody ever waits for a message that cannot come.
+- A request is one byte, the number of its output pipes, with the descriptors (see child.Descriptors) that say the
+  rest. No answer goes back over the control socket: what happens is reported on the request's own socket, and when the
+  zygote dies that one closes by itself. So nobody ever waits for a message that cannot come.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, Final, NoReturn
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
 from clawplane.sandbox.inside import child, command_line, report, root
-from clawplane.sandbox.request import Request
+from clawplane.sandbox.request import Start
 
 _LARGEST_CONFIGURATION: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 32
@@ -45,9 +45,9 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """What `serve` returns in a guest's main process."""
+    """What `serve` returns in a main process of a guest."""
 
-    request: Request
+    start: Start
     search_path: tuple[str, ...]
     command_line: command_line.CommandLine
 
@@ -69,9 +69,9 @@ def serve(search_path: list[str]) -> Guest:
     control.send(json.dumps({"prefixes": surroundings.prefixes, "version": sys.version.split()[0]}).encode())
     while True:
         given = _next(control)
-        request = _fork(surroundings, given, own_pids, control)
-        if request is not None:
-            return Guest(request, tuple(search_path), surroundings.command_line)
+        start = _fork(surroundings, given, own_pids, control)
+        if start is not None:
+            return Guest(start, tuple(search_path), surroundings.command_line)
 
 
 def _take_control_socket() -> socket.socket:
@@ -169,14 +169,15 @@ def _next(control: socket.socket) -> child.Descriptors:
     message, received, _flags, _address = socket.recv_fds(control, 16, _MOST_DESCRIPTORS)
     if not message:
         os._exit(0)  # the supervisor is gone, and as pid 1 we take every guest along
-    request, channel, stdout, stderr, *cgroups = received
-    return child.Descriptors(request, channel, stdout, stderr, tuple(cgroups))
+    request, channel, *others = received
+    outputs = message[0]
+    return child.Descriptors(request, channel, tuple(others[:outputs]), tuple(others[outputs:]))
 
 
 def _fork(
     surroundings: child.Surroundings, given: child.Descriptors, own_pids: int, control: socket.socket
-) -> Request | None:
-    """Fork one guest; returns its request in the guest and None in the zygote."""
+) -> Start | None:
+    """Fork one guest; returns in its main processes, with what each shall run, and None in the zygote."""
     try:
         namespaces.unshare(namespaces.NEWPID)  # for the next fork; undone below, since it works only once
         pid = os.fork()
@@ -188,6 +189,6 @@ def _fork(
         os.close(own_pids)
         return child.prepare(surroundings, given)
     namespaces.enter(own_pids, namespaces.NEWPID)
-    for descriptor in (given.request, given.report, given.stdout, given.stderr, *given.cgroups):
+    for descriptor in (given.request, given.report, *given.outputs, *given.cgroups):
         os.close(descriptor)
     return None
