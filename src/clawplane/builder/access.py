@@ -51,6 +51,15 @@ class IndexAccess:
         named = _in_plain(address)
         return urlsplit(address)._replace(scheme="http", netloc=_netloc(named)).geturl()
 
+    def configured(self) -> frozenset[Destination]:
+        """Return the hosts of the Python indexes and links that the operator has configured."""
+        remote = (_try_destination(link) for link in (*self._indexes.addresses, *self._indexes.links))
+        return self._further | frozenset(found for found in remote if found is not None)
+
+    async def linked(self) -> frozenset[Destination]:
+        """Return the hosts that the configured indexes serve their files from, as far as they can be asked now."""
+        return frozenset().union(*await asyncio.gather(*map(self._known_links, self._indexes.addresses)))
+
     async def python_gate(self, packages: Sequence[str], on_refusal: Callable[[str], None]) -> Gate:
         """Make the gate for one step that installs the named Python packages."""
         remote = [link for link in (*self._indexes.addresses, *self._indexes.links) if destination_of(link)]
@@ -67,16 +76,13 @@ class IndexAccess:
             if urlsplit(address).scheme == "https":
                 tunnels.add(destination)
 
-        async def known() -> frozenset[Destination]:
-            return frozenset().union(*await asyncio.gather(*map(self._known_links, self._indexes.addresses)))
-
         async def asked_for() -> frozenset[Destination]:
             names = [name for name in packages if name != _KNOWN_PACKAGE][:LOOKED_UP]
             return await self._pages(
                 [f"{address.rstrip('/')}/{name}/" for address in self._indexes.addresses for name in names]
             )
 
-        discover = (known, asked_for)
+        discover = (self.linked, asked_for)
         return Gate(frozenset(tunnels), origins, discover=discover, on_refusal=on_refusal, dial=self.dial)
 
     async def node_gate(

@@ -90,7 +90,8 @@ class AttemptEnd(StrEnum):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner reports of a finished attempt; measured by the runner, never told by the guest.
 
-    reason is the sandbox's verdict: exit, signal, timeout, memory, processes, output, cpu, aborted, setup.
+    reason is the sandbox's verdict: exit, signal, timeout, memory, processes, output, cpu, aborted, setup; or traffic
+    when the run's traffic limit was reached.
     """
 
     succeeded: bool
@@ -101,6 +102,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     wall_ms: int = 0
     cpu_ms: int = 0
     peak_memory: int = 0
+    traffic: int = 0
+    """Bytes through the proxy, both ways."""
     result: bytes = b""
     """Kind-specific msgpack: a BuildResult for a build."""
 

@@ -175,6 +175,10 @@ class OperatorRules:
         """Return the same with more trusted hosts, such as those of the package indexes."""
         return replace(self, trusted=self.trusted + tuple(map(read_named_host, hosts)))
 
+    def denying(self, patterns: Iterable[str]) -> OperatorRules:
+        """Return the same with more on the deny list."""
+        return replace(self, deny=self.deny + tuple(map(read_pattern, patterns)))
+
     def rules(self, mode: Mode = "public", allow: Iterable[str] = (), deny: Iterable[str] = ()) -> Rules:
         """Narrow the operator's rules by a session's own; raises ValueError that shows the entry.
 

@@ -126,7 +126,7 @@ def _check_slots(slots: Mapping[str, int]) -> None:
 
 
 def _check_outcome(outcome: Outcome) -> None:
-    measures = (outcome.wall_ms, outcome.cpu_ms, outcome.peak_memory)
+    measures = (outcome.wall_ms, outcome.cpu_ms, outcome.peak_memory, outcome.traffic)
     codes = (outcome.exit_code or 0, outcome.signal or 0)
     if not all(0 <= measure < _MAX_MEASURE for measure in measures) or not all(abs(code) < 1 << 31 for code in codes):
         raise LinkError("a number of an outcome is out of range")

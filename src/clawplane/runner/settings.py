@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class EgressSettings:
+    """What the operator decides about connections to the outside, for Workers and sessions alike.
+
+    mode: public = every public address; listed = only what `allow` names; none. allow: hosts as `host[:port]` that may
+    also be on private addresses; deny: names, `*.suffix`, addresses and networks. upstreams: `REGION=URL` of proxies.
+    """
+
+    mode: Literal["public", "listed", "none"] = "public"
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +48,4 @@ class RunnerSettings:
     buffer_bytes: int = 96 * MIB
     """What all attempts together may hold in memory that is not stored yet."""
     attempt_buffer_bytes: int = 8 * MIB
+    egress: EgressSettings = EgressSettings()

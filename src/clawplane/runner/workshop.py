@@ -12,6 +12,7 @@ from clawplane.builder.environments import EnvironmentCache
 from clawplane.builder.tools import Tools
 from clawplane.client.blobs import BlobClient
 from clawplane.runner.build_launcher import BuildLauncher
+from clawplane.runner.egress import Exits
 from clawplane.runner.environments import Environments
 from clawplane.runner.isolation import Isolation
 from clawplane.runner.jobs.guest import Runtimes, find_runtimes
@@ -32,6 +33,7 @@ class Workshop:
     environments: Environments
     warm: WarmInterpreters
     runtimes: Runtimes
+    exits: Exits
 
 
 @asynccontextmanager
@@ -39,6 +41,7 @@ async def workshop(
     settings: RunnerSettings, isolation: Isolation, tools: Tools, environ: Mapping[str, str]
 ) -> AsyncIterator[Workshop]:
     """Open the caches below the runner's data directory on top of an open sandbox."""
+    exits = Exits(settings.egress, control_plane=settings.url)
     blobs = BlobClient(settings.url, settings.token)
 
     async def download(key: str, to: BinaryIO) -> str:
@@ -50,6 +53,7 @@ async def workshop(
     environments = Environments(cache, launcher, download, machine=os.uname().machine)
     warm = WarmInterpreters(isolation, cache, launcher, tools.python, memory=settings.data / "warm.json")
     warm.recall()
+    exits.learn_indexes(tools, environ)
     try:
         yield Workshop(
             isolation=isolation,
@@ -57,10 +61,12 @@ async def workshop(
             environments=environments,
             warm=warm,
             runtimes=find_runtimes(environ, tools.python),
+            exits=exits,
         )
     finally:
         # what waits for the network or builds goes first, what they use last
         await packages.close()
         await environments.close()
         await warm.close()
+        await exits.close()
         await blobs.close()

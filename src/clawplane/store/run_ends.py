@@ -24,7 +24,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_outcome = msgspec.msgpack.Decoder(Outcome).decode
 
 _STATES = tuple(status.value for status in SubtaskStatus)
-_CPU = "cpu_ms"
+_CPU, _TRAFFIC = "cpu_ms", "traffic"
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -37,22 +37,26 @@ class _Part(msgspec.Struct, gc=False):
 
 
 class _RunChanges:
-    """How many more subtasks of each run are in each state, and the CPU time they used."""
+    """How many more subtasks of each run are in each state, and the CPU time and traffic they used."""
 
     def __init__(self) -> None:
         self._by_run: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
-    def move(self, part: _Part, to: SubtaskStatus, cpu_ms: int = 0) -> None:
+    def move(self, part: _Part, to: SubtaskStatus, cpu_ms: int = 0, traffic: int = 0) -> None:
         change = self._by_run[part.run]
         change[part.status] -= 1
         change[to.value] += 1
         change[_CPU] += cpu_ms
+        change[_TRAFFIC] += traffic
         part.status = to.value
 
     async def write(self, tx: Transaction) -> None:
         await tx.many(
             "change_run_state",
-            [(*(change[s] for s in _STATES), change[_CPU], run) for run, change in self._by_run.items()],
+            [
+                (*(change[s] for s in _STATES), change[_CPU], change[_TRAFFIC], run)
+                for run, change in self._by_run.items()
+            ],
         )
 
     @property
@@ -106,7 +110,7 @@ class SubtaskConsequences:
             part = parts.get(ending.job)
             if part is None:
                 continue
-            changes.move(part, _status_of(ending), ending.outcome.cpu_ms)
+            changes.move(part, _status_of(ending), ending.outcome.cpu_ms, ending.outcome.traffic)
             settled.append((part.status, _encode(ending.outcome), part.job))
             last[part.run] = ending
         if not settled:

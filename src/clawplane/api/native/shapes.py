@@ -102,6 +102,7 @@ class OutcomeBody(Struct):
     wall_ms: int
     cpu_ms: int
     peak_memory: int
+    traffic: int
 
 
 class AttemptBody(Struct):
@@ -282,6 +283,7 @@ def _outcome(outcome: Outcome | None) -> OutcomeBody | None:
         outcome.wall_ms,
         outcome.cpu_ms,
         outcome.peak_memory,
+        outcome.traffic,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from clawplane.builder.environments import Environment
 from clawplane.builder.tools import PythonRuntime
 from clawplane.domain.runs import RunSystem, SubtaskSpec
+from clawplane.egress.protocol import Credentials
 from clawplane.sandbox.policy import MIB, Limits, Listener, Mount, Overlay, Policy, ReadOnly, Scratch
 
 WORKER: Final = "/worker"
@@ -20,7 +21,7 @@ ENVIRONMENT: Final = "/env"
 TEMPORARY: Final = "/tmp"  # noqa: S108 - inside the sandbox, the guest's own
 
 SDK: Final = Listener("127.0.0.1", 20086)
-PROXY: Final = "127.0.0.1:6000"
+PROXY: Final = Listener("127.0.0.1", 6000)
 CHROME_WS: Final = "127.0.0.1:6001"
 CHROME_HTTP: Final = "127.0.0.1:6002"
 CAMOUFOX: Final = "127.0.0.1:6003"
@@ -49,6 +50,11 @@ class Guest:
     policy: Policy
     argv: tuple[str, ...]
     site: tuple[str, ...] = ()
+
+    @property
+    def credentials(self) -> Credentials:
+        """Return what the proxy asks of this subtask and of nobody else."""
+        return Credentials.read(self.policy.environment["PROXY_AUTH"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def variables(spec: SubtaskSpec) -> dict[str, str]:
         "TMP": TEMPORARY,
         "TEMP": TEMPORARY,
         "PROXY_AUTH": credential,
-        "PROXY_DOMAIN": PROXY,
+        "PROXY_DOMAIN": f"{PROXY.host}:{PROXY.port}",
         "ChromeWs": CHROME_WS,
         "ChromeHttp": CHROME_HTTP,
         "CamoufoxDomain": CAMOUFOX,
@@ -148,7 +154,7 @@ def guest(spec: SubtaskSpec, package: Path, environment: Environment, runtimes: 
         environment=variables(spec),
         working_directory=WORKER,
         limits=limits(spec.system),
-        listeners=(SDK,),
+        listeners=(SDK, PROXY),
         names=names(),
     )
     return Guest(policy, argv, site)

@@ -1,10 +1,11 @@
-"""Run one subtask of a Worker: package, environment, sandbox, SDK, output, verdict.
+"""Run one subtask of a Worker: package, environment, sandbox, SDK, proxy, output, verdict.
 
 Theory of operation. With the offer the package and the environment are looked up, or fetched and built. After the
-confirmation the process tree is started; its SDK listener already listens when the first line of user code runs, and
-whatever connects early waits in its backlog. Two things then carry the guest's words to the shipper: the SDK server,
-and a reader of stdout and stderr. Both wait when the shipper has no room, and thereby hold the guest back. At the end
-the process tree is gone first, then the SDK server answers what had arrived, then the output is read to its end.
+confirmation the process tree is started; its SDK and proxy listeners already listen when the first line of user code
+runs, and whatever connects early waits in their backlogs. Two things then carry the guest's words to the shipper: the
+SDK server, and a reader of stdout and stderr. Both wait when the shipper has no room, and thereby hold the guest back.
+At the end the process tree is gone first, then the SDK server answers what had arrived, then the output is read to its
+end. What passes through the proxy is counted; a guest that wants more than the run's traffic limit is ended.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import msgspec
 
 from clawplane.builder.environments import Environment
 from clawplane.builder.errors import BuilderError
-from clawplane.domain.batches import ERROR, INFO
+from clawplane.domain.batches import ERROR, INFO, WARN
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.domain.runs import SubtaskSpec
-from clawplane.runner.jobs.guest import SDK, Guest, guest
+from clawplane.runner.jobs.guest import PROXY, SDK, Guest, guest
 from clawplane.runner.jobs.job import CannotPrepare
 from clawplane.runner.jobs.outcomes import LastWords, outcome
 from clawplane.runner.jobs.sdk import SubtaskVoice
@@ -47,6 +48,9 @@ class SubtaskJob:
         self._id = offer.job
         self._shipper = shipper
         self._workshop = workshop
+        self._relay = workshop.exits.for_worker(
+            self._spec.system, on_refusal=self._refused, on_exhausted=self._exhausted
+        )
         self._held = AsyncExitStack()
         self._guest: Guest | None = None
         self._environment: Environment | None = None
@@ -85,10 +89,10 @@ class SubtaskJob:
                 self._process = process
                 if self._ended_meanwhile():
                     process.kill()
-                verdict = await process.ready() or await self._serve(process, words)
+                verdict = await process.ready() or await self._serve(process, self._guest, words)
         except (SandboxUnavailable, OSError) as error:
             verdict = Verdict("setup", detail=f"The sandbox could not be started: {error}")
-        ended = outcome(verdict, self._guest.policy.limits, words)
+        ended = self._with_traffic(outcome(verdict, self._guest.policy.limits, words))
         if not ended.succeeded:
             self._shipper.say(f"SYSTEM: Subtask-[{self._id}] - Failed: {ended.message}.", ERROR)
         return ended
@@ -117,10 +121,11 @@ class SubtaskJob:
             return shop.warm.started(made.policy, environment, made.argv, site=made.site)
         return started(shop.isolation, made.policy, made.argv)
 
-    async def _serve(self, process: Process, words: LastWords) -> Verdict:
+    async def _serve(self, process: Process, made: Guest, words: LastWords) -> Verdict:
         self._shipper.say(f"SYSTEM: Subtask-[{self._id}] - Running...")
         server = SdkServer(SubtaskVoice(self._spec.input, self._shipper))
         await server.start(process.listeners[SDK])
+        await self._relay.serve_socks(process.listeners[PROXY], made.credentials)
         reading = asyncio.create_task(self._read(process, words))
         try:
             verdict = await process.wait()
@@ -130,6 +135,7 @@ class SubtaskJob:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+            await self._relay.close()
             await server.stop()
 
     async def _read(self, process: Process, words: LastWords) -> None:
@@ -147,6 +153,23 @@ class SubtaskJob:
                 words.hear(line)
             with contextlib.suppress(LeaseLost):  # the guest is being killed; what it still says is read and dropped
                 await self._shipper.output(kind, line, stream)
+
+    def _refused(self, sentence: str) -> None:
+        """Let the Worker's author see why a connection did not come about."""
+        self._shipper.say(f"SYSTEM: Network: {sentence}", WARN)
+
+    def _exhausted(self) -> None:
+        """End the Worker: it has used up the run's traffic."""
+        if self._process is not None and self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._process.stop(reason="aborted"))
+
+    def _with_traffic(self, ended: Outcome) -> Outcome:
+        """Add what passed through the proxy; a Worker that wanted more than the run may have has failed by that."""
+        counted = msgspec.structs.replace(ended, traffic=self._relay.ledger.total)
+        if not self._relay.exhausted or self._unwanted:
+            return counted
+        message = f"reached the run's limit of {self._spec.system.max_total_traffic} MB of network traffic"
+        return msgspec.structs.replace(counted, succeeded=False, reason="traffic", message=message)
 
     def _ended_meanwhile(self) -> bool:
         return self._unwanted

@@ -61,7 +61,8 @@ UPDATE subtask SET status = :status, outcome = :outcome WHERE job = :job
 
 -- name: change_run_state
 UPDATE run_state SET ready = ready + :ready, running = running + :running, succeeded = succeeded + :succeeded,
-    failed = failed + :failed, aborted = aborted + :aborted, cpu_ms = cpu_ms + :cpu_ms
+    failed = failed + :failed, aborted = aborted + :aborted, cpu_ms = cpu_ms + :cpu_ms,
+    traffic = traffic + :traffic
 WHERE run = :run
 
 -- name: first_failed_outcome
