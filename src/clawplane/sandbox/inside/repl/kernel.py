@@ -1,0 +1,181 @@
+"""Run cells: compile, execute once, show the value, say how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Final
+
+from clawplane.sandbox.inside.repl import bundles, figures
+from clawplane.sandbox.inside.repl.cells import Cell, compile_cell, is_coroutine
+from clawplane.sandbox.inside.repl.display import Publisher, make_display
+from clawplane.sandbox.inside.repl.loop import EventLoop
+from clawplane.sandbox.inside.repl.mainmodule import MainModule
+from clawplane.sandbox.inside.repl.order import Order
+from clawplane.sandbox.inside.repl.streams import Streams
+from clawplane.sandbox.inside.repl.tracebacks import Tracebacks
+from clawplane.sandbox.inside.repl.wire import Channel, encode
+from clawplane.sandbox.repl_wire import MAIN
+
+_exec, _eval, _getpid, _exit = exec, eval, os.getpid, os._exit
+_current_frames = sys._current_frames
+_NO_NUMBER: Final = 1
+_LARGEST_EXIT: Final = 1 << 31
+
+
+class Context:
+    """One namespace; `futures` are the `from __future__` flags of its cells so far."""
+
+    def __init__(self) -> None:
+        self.module = MainModule()
+        self.futures = 0
+
+
+class Kernel:
+    """The state of an interpreter between requests."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.streams = Streams()
+        self.figures = figures.Figures(self._show_figure)
+        self.publisher = Publisher(channel, (figures.render,))
+        self.figures.install()
+        self.loop = EventLoop()
+        self.tracebacks = Tracebacks()
+        self.contexts: dict[str, Context] = {MAIN: Context()}
+        self.count = 0
+        self.owner = _getpid()
+        self.order = Order(self.streams, {"display": make_display(self.publisher)})
+        self.order.calm()
+
+    def run(self, number: str, nonce: str, code: str, name: str) -> None:
+        """Run one cell and send done; ends the process when it cannot be put in order again."""
+        context = self.contexts.setdefault(name, Context()) if name in self.contexts else self._new_context(name)
+        self.count += 1
+        filename = f"Cell {self.count}"
+        self.publisher.begin(number, nonce)
+        self.order.prepare(context.module)
+        problem = self._guarded(lambda: self._run(context, code, filename))
+        if _getpid() != self.owner:
+            self._leave_fork(problem)
+        error: dict[str, Any] | None = None
+        if problem is not None:
+            described: list[dict[str, Any]] = []
+            again = self._guarded(lambda: described.append(self.tracebacks.describe(problem)))
+            error = described[0] if again is None else _plainly(problem)
+        self._finish(number, nonce, problem, error)
+
+    def _new_context(self, name: str) -> Context:
+        context = self.contexts[name] = Context()
+        return context
+
+    def _run(self, context: Context, code: str, filename: str) -> None:
+        self.loop.prepare()
+        self.tracebacks.know(filename, code)
+        cell = compile_cell(code, filename, context.futures)
+        context.futures = cell.futures
+        context.module.definitions.learn(cell.tree)
+        names = context.module.__dict__
+        if cell.in_loop:
+            value = self.loop.run(_drive(cell, names), self.order.listen)
+            self.order.listen()
+        else:
+            if cell.body is not None:
+                _exec(cell.body, names)
+            value = None if cell.last is None else _eval(cell.last, names)
+        if value is not None:
+            if not cell.silent:
+                self.publisher.result(value)
+                self.figures.seen(value)
+            names["_"], names["__"] = value, names.get("_")
+        self.figures.show_open()
+
+    def _show_figure(self, kind: str, data: dict[str, Any], metadata: dict[str, Any]) -> None:
+        self.publisher.show(kind, data, metadata)
+
+    def _guarded(self, action: Callable[[], object]) -> BaseException | None:
+        """Call `action` as user code: it can be interrupted, and whatever it raises is returned."""
+        problem: BaseException | None = None
+        try:
+            try:
+                self.order.listen()
+                action()
+            finally:
+                self.order.calm()
+        except BaseException as raised:
+            problem = raised
+            self.order.calm()
+        return problem
+
+    def _finish(self, number: str, nonce: str, problem: BaseException | None, error: dict[str, Any] | None) -> None:
+        notes = self.publisher.end()
+        self.streams.flush()
+        broken = False
+        try:
+            self.order.restore()
+        except BaseException as failure:
+            broken = True
+            notes.append(f"the interpreter is damaged and was ended: {bundles.brief(failure)}")
+        exited = isinstance(problem, SystemExit)
+        message = {
+            "op": "done",
+            "id": number,
+            "nonce": nonce,
+            "status": "ok" if problem is None else "exited" if exited else "error",
+            "error": error,
+            "exit_code": _exit_code(problem) if isinstance(problem, SystemExit) else None,
+            "count": self.count,
+            "threads": len(_current_frames()) - 1,
+            "notes": notes,
+            "broken": broken,
+        }
+        self.publisher.channel.send(encode(message))
+        if broken:
+            _exit(1)
+
+    def _leave_fork(self, problem: BaseException | None) -> None:
+        """End a process that user code forked and that ran off the end of its cell, as a script would end."""
+        status = 0
+        if isinstance(problem, SystemExit):
+            status = _exit_code(problem)
+        elif problem is not None:
+            status = 1
+            try:
+                print("\n".join(self.tracebacks.describe(problem)["traceback"]), file=sys.stderr)
+            except BaseException:
+                status = 1
+        self.streams.flush()
+        _exit(status & 0xFF)
+
+
+async def _drive(cell: Cell, names: dict[str, Any]) -> object:
+    """Run a cell inside the running loop."""
+    value: object = None
+    for code in (cell.body, cell.last):
+        if code is not None:
+            value = _run_code(code, names)
+            if is_coroutine(code):
+                value = await value  # type: ignore[misc]
+    return None if cell.last is None else value
+
+
+def _run_code(code: CodeType, names: dict[str, Any]) -> object:
+    return _eval(code, names)
+
+
+def _exit_code(problem: SystemExit) -> int:
+    try:
+        code = problem.code
+    except BaseException:
+        return _NO_NUMBER
+    if code is None:
+        return 0
+    if type(code) is int and -_LARGEST_EXIT < code < _LARGEST_EXIT:
+        return code
+    return _NO_NUMBER
+
+
+def _plainly(problem: BaseException) -> dict[str, Any]:
+    text = bundles.brief(problem)
+    return {"name": text.partition(":")[0], "value": "", "traceback": [text]}

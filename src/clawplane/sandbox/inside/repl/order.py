@@ -1,0 +1,125 @@
+"""Put the interpreter in order between two cells.
+
+Additions of the user stay: names in builtins, paths, modules, replaced modules. What was there from the start comes
+back where it is gone or was replaced by something that the language itself needs: builtins, streams, `__main__`, import
+machinery. Tracing, profiling and signal handling for interrupts end with the cell, as does a recursion limit too low for
+anything to work.
+"""
+
+from __future__ import annotations
+
+import _signal
+import builtins
+import gc
+import signal
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+from clawplane.sandbox.inside.repl.streams import Streams
+
+_sys, _builtins, _gc = sys, builtins, gc
+_settrace, _setprofile = sys.settrace, sys.setprofile
+_set_handler: Callable[[int, Any], Any] = _signal.signal  # type: ignore[assignment]
+_sigmask: Callable[[int, Any], Any] = _signal.pthread_sigmask  # type: ignore[assignment]
+_raise_interrupt = signal.default_int_handler
+_SIGINT, _UNBLOCK = int(signal.SIGINT), int(signal.SIG_UNBLOCK)
+_INTERRUPTS: Final = (_SIGINT,)
+_LOWEST_RECURSION_LIMIT: Final = 200
+_USUAL_RECURSION_LIMIT: Final = 1000
+_CORE: Final = ("sys", "builtins", "os", "posix", "io", "time", "codecs", "abc", "warnings", "types", "_thread")
+"""Modules that Python's own machinery looks up by name."""
+
+
+def _ignore_interrupt(_number: int, _frame: object) -> None:
+    return
+
+
+def _refuse_audit_hook(_hook: object) -> NoReturn:
+    raise PermissionError("an audit hook cannot be taken back and would outlive this cell; add it in a subprocess")
+
+
+class Order:
+    """What an interpreter was when no user code had run yet."""
+
+    def __init__(self, streams: Streams, additions: dict[str, object]) -> None:
+        self._streams = streams
+        self._dict = _builtins.__dict__
+        self._dict.update(additions)
+        _sys.addaudithook = _refuse_audit_hook
+        self._pristine = dict(self._dict)
+        self._modules = _sys.modules
+        self._known = dict(self._modules)
+        self._core = [(name, self._known[name]) for name in _CORE if name in self._known]
+        self._path = list(_sys.path)
+        self._finders, self._hooks = list(_sys.meta_path), list(_sys.path_hooks)
+        self._collects = True
+
+    def prepare(self, main: ModuleType) -> None:
+        """Before a cell: `main` is `__main__`, and an interrupt can be heard."""
+        names = main.__dict__
+        names["__name__"] = "__main__"
+        names["__builtins__"] = _builtins
+        self._modules["__main__"] = main
+        _sigmask(_UNBLOCK, _INTERRUPTS)
+
+    def listen(self, handler: Callable[[int, Any], Any] = _raise_interrupt) -> None:
+        """From now on an interrupt raises KeyboardInterrupt."""
+        _set_handler(_SIGINT, handler)
+
+    def calm(self) -> None:
+        """After user code, whatever it did: no tracing, no interrupts, builtins as they were.
+
+        Uses nothing that user code could have replaced; a tracing function that raises here has removed itself.
+        """
+        tries = 3
+        while tries:
+            tries -= 1
+            try:
+                _settrace(None)
+                _setprofile(None)
+                _set_handler(_SIGINT, _ignore_interrupt)
+                self._dict.update(self._pristine)
+            except BaseException:
+                continue
+            else:
+                return
+
+    def restore(self) -> None:
+        """Put the rest back; raises OSError when descriptors are beyond repair."""
+        _silence_monitoring()
+        if _sys.getrecursionlimit() < _LOWEST_RECURSION_LIMIT:
+            _sys.setrecursionlimit(_USUAL_RECURSION_LIMIT)
+        self._restore_modules()
+        self._restore_import()
+        self._streams.restore()
+
+    def _restore_modules(self) -> None:
+        if _sys.modules is not self._modules:
+            self._modules.update(_sys.modules)
+            _sys.modules = self._modules
+        modules = self._modules
+        for name, module in self._core:
+            if modules.get(name) is not module:
+                modules[name] = module
+        if not self._known.keys() <= modules.keys():
+            for name, module in self._known.items():
+                modules.setdefault(name, module)
+
+    def _restore_import(self) -> None:
+        if type(_sys.path) is not list or not _sys.path:
+            _sys.path = list(self._path)
+        if type(_sys.meta_path) is not list or not _sys.meta_path:
+            _sys.meta_path = list(self._finders)
+        if type(_sys.path_hooks) is not list or not _sys.path_hooks:
+            _sys.path_hooks = list(self._hooks)
+
+
+def _silence_monitoring() -> None:
+    monitoring: Any = getattr(_sys, "monitoring", None)  # since Python 3.12
+    if monitoring is None:
+        return
+    for tool in range(6):
+        if monitoring.get_tool(tool) is not None:
+            monitoring.set_events(tool, 0)
