@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +23,8 @@ from clawplane.logs import LEVELS
 DEFAULT_PORT = 3456
 MIB = 1 << 20
 SHORTEST_SECRET = 16
+EgressMode = Literal["public", "listed", "none"]
+_EGRESS_MODES: Final[Mapping[str, EgressMode]] = {"public": "public", "listed": "listed", "none": "none"}
 _LONGEST_DRAIN = 86_400
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
@@ -66,6 +69,18 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
+class EgressChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator decides about connections of Workers and sessions to the outside; the runner reads the lists.
+
+    Upstream proxies may hold credentials.
+    """
+
+    mode: EgressMode = "public"
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    upstreams: tuple[Secret, ...] = ()
+
+
 class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A runner's settings."""
 
@@ -80,6 +95,7 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: float = 30.0
     environment_max_bytes: int = 20_000 * MIB
     environment_max_age_days: float = 30.0
+    egress: EgressChoices = EgressChoices()
     log_level: str = "info"
 
 
@@ -278,8 +294,27 @@ def runner_settings(
             env, "CLAWPLANE_ENVIRONMENTS_MAX_BYTES", 20_000 * MIB, low=MIB, high=1 << 50
         ),
         environment_max_age_days=whole_number(env, "CLAWPLANE_ENVIRONMENTS_MAX_DAYS", 30, low=1, high=36_500),
+        egress=_egress(env),
         log_level=_log_level(log_level, env),
     )
+
+
+def _egress(environment: Mapping[str, str]) -> EgressChoices:
+    mode = environment.get("CLAWPLANE_EGRESS", "").strip().lower() or "public"
+    if mode not in _EGRESS_MODES:
+        hint = f"Set it to {', '.join(_EGRESS_MODES)}."
+        raise InvalidArgument(f"CLAWPLANE_EGRESS is unknown: {mode[:40]!r}.", hint=hint)
+    return EgressChoices(
+        mode=_EGRESS_MODES[mode],
+        allow=_entries(environment, "CLAWPLANE_EGRESS_ALLOW"),
+        deny=_entries(environment, "CLAWPLANE_EGRESS_DENY"),
+        upstreams=tuple(map(Secret, _entries(environment, "CLAWPLANE_EGRESS_UPSTREAMS"))),
+    )
+
+
+def _entries(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the entries of a list written with commas, spaces or both."""
+    return tuple(environment.get(name, "").replace(",", " ").split())
 
 
 def _runner_token(file: Path | None, environment: Mapping[str, str]) -> Secret:

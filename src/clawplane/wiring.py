@@ -44,7 +44,7 @@ from clawplane.flows.upkeep import clear_spool
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
-from clawplane.runner.settings import RunnerSettings
+from clawplane.runner.settings import EgressSettings, RunnerSettings
 from clawplane.sandbox.probe import probe
 from clawplane.sdk.scaffold import ScaffoldError
 from clawplane.sdk.scaffold import scaffold as write_scaffold
@@ -247,6 +247,12 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                 drain_seconds=settings.drain_seconds,
                 environment_max_bytes=settings.environment_max_bytes,
                 environment_max_age_days=settings.environment_max_age_days,
+                egress=EgressSettings(
+                    mode=settings.egress.mode,
+                    allow=settings.egress.allow,
+                    deny=settings.egress.deny,
+                    upstreams=settings.egress.upstreams,
+                ),
             )
         )
     )

@@ -46,7 +46,7 @@ from clawplane.domain.ports import (
     Wakeups,
 )
 from clawplane.domain.runs import MIN_VISIBLE_MS
-from clawplane.flows import channels, closing
+from clawplane.flows import channels, closing, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
 from clawplane.flows.runner_links import OfferedJob, RunnerLink, capability_of, record_of
@@ -241,7 +241,15 @@ class Leases:
             self._wake_subject(job)
         if finish.outcome.reason == "setup":
             self._wakeups.notify(channels.READY)
+        if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
+            await self._bound_traffic(RunSlug(job.subject), finish.outcome)
         return result
+
+    async def _bound_traffic(self, slug: RunSlug, outcome: Outcome) -> None:
+        """Stop the rest of a run that has used up its traffic."""
+        now = self._clock.now_ms()
+        left = await traffic.stop_beyond_limit(self._runs, self._queue, self._wakeups, slug, outcome, now)
+        self.cancel(left, traffic.USED_UP)
 
     # loops
 
