@@ -31,6 +31,7 @@ COMMANDS = {
     "workers": ("workers", "app"),
     "runs": ("runs", "app"),
     "keys": ("keys", "app"),
+    "mcp": ("mcp", "mcp"),
 }
 """Each command with the module and the name in it that it is made of."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from clawplane.client.http import Http
 from clawplane.client.keys import KeysClient
@@ -24,9 +25,15 @@ class Api:
         self.keys = KeysClient(http)
 
 
-@asynccontextmanager
-async def connect() -> AsyncIterator[Api]:
-    """Open the clients: CLAWPLANE_URL and CLAWPLANE_API_KEY first, else what the local server left for this user.
+class Address(NamedTuple):
+    """Where the control plane is, and the key for it."""
+
+    url: str
+    key: str | None
+
+
+def address() -> Address:
+    """Return CLAWPLANE_URL and CLAWPLANE_API_KEY, else what the local server left for this user.
 
     The local key is only ever sent to the local server it belongs to.
     """
@@ -37,7 +44,13 @@ async def connect() -> AsyncIterator[Api]:
     url = checked_url("CLAWPLANE_URL", given) if given else here
     if not key and local is not None and local.url == url:
         key = local.key
-    http = Http(url, key)
+    return Address(url, key)
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Api]:
+    """Open the clients of the control plane that `address` names."""
+    http = Http(*address())
     try:
         yield Api(http)
     finally:

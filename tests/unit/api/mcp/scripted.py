@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -198,15 +199,14 @@ async def endpoint(data: Path) -> AsyncIterator[Endpoint]:
         routes=mcp_routes(sessions, access, version="1.2.3"),
         middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())],
     )
-    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False))
-    config = server.config
-    sockets = [config.bind_socket()]
-    serving = asyncio.create_task(server.serve(sockets=sockets))
-    try:
-        yield Endpoint(f"http://127.0.0.1:{sockets[0].getsockname()[1]}", sessions)
-    finally:
-        server.should_exit = True
-        await serving
-        for sock in sockets:
-            sock.close()
-        await store.close()
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+    # asyncio turns Nagle's delay off only on sockets that say that they are TCP
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}", sessions)
+        finally:
+            server.should_exit = True
+            await serving
+            await store.close()

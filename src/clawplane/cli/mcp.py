@@ -1,0 +1,29 @@
+"""`clawplane mcp`: the code tools for an agent on this machine, over standard input and output."""
+
+from __future__ import annotations
+
+import sys
+
+from clawplane.cli.connection import address
+from clawplane.cli.output import say
+from clawplane.domain.errors import InvalidArgument
+
+
+def mcp() -> None:
+    """Speak MCP on standard input and output, for an agent that starts its tools as processes.
+
+    The tools are those of the control plane that CLAWPLANE_URL names, or of the one on this machine. Everything else
+    that is said goes to standard error. An agent that speaks HTTP needs no such process: it connects to URL/mcp.
+
+    Example, in the configuration of an agent: `{"command": "clawplane", "args": ["mcp"]}`
+    """
+    if sys.stdin.isatty():
+        raise InvalidArgument(
+            "`clawplane mcp` is started by an agent, which speaks to it over a pipe.",
+            hint="Enter it into the agent's configuration, or use `clawplane repl` yourself.",
+        )
+    place = address()
+    from clawplane.cli.ending import run  # noqa: PLC0415
+    from clawplane.cli.mcp_bridge import bridge  # noqa: PLC0415 - the SDK takes half a second to import
+
+    run(bridge(place.url, place.key, say))
