@@ -73,9 +73,8 @@ def bounded(data: dict[str, Any]) -> dict[str, Any]:
         size = len(content) if type(content) is str else 0
         if mime != PLAIN and size > LARGEST_REPRESENTATION:
             del data[mime]
-            notes.append(
-                f"[{mime} of {size / (1 << 20):.1f} MiB left out: the largest shown is {LARGEST_REPRESENTATION >> 20} MiB]"
-            )
+            largest = f"the largest shown is {LARGEST_REPRESENTATION >> 20} MiB"
+            notes.append(f"[{mime} of {size / (1 << 20):.1f} MiB left out: {largest}]")
     data[PLAIN] = "\n".join([clipped(data.get(PLAIN, ""), LONGEST_PLAIN), *notes])
     return data
 

@@ -4,7 +4,6 @@ What a cell means is decided here, before anything runs; nothing is ever tried a
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

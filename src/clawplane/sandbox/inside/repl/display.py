@@ -37,7 +37,7 @@ class Publisher:
         return [f"{self._dropped} shown objects were dropped: too many or too large together"] if self._dropped else []
 
     def result(self, value: object) -> None:
-        """Show the value of the last expression."""
+        """Show the value of the last expression; it leaves together with the next frame, which is near."""
         self.show("result", *self.bundle_of(value))
 
     def bundle_of(self, value: object) -> _Bundle:
@@ -72,7 +72,10 @@ class Publisher:
             body = encode(message)
         self._shown += 1
         self._bytes += len(body)
-        self.channel.send(body)
+        if kind == "result":
+            self.channel.hold(body)
+        else:
+            self.channel.send(body)
 
     def clear(self, *, wait: bool = False) -> None:
         """Let what was shown vanish."""
@@ -103,6 +106,10 @@ class Handle:
         return f"<display {self.display_id}>"
 
 
+def _raw_bundle(given: dict[Any, Any]) -> _Bundle:
+    return bundles.bounded(bundles.clean_bundle(given)), {}
+
+
 def make_display(publisher: Publisher) -> Callable[..., Handle | None]:
     """Return the function that user code knows as `display`."""
 
@@ -119,10 +126,7 @@ def make_display(publisher: Publisher) -> Callable[..., Handle | None]:
             publisher.clear(wait=True)
         name = _urandom(8).hex() if display_id is True else str(display_id) if display_id else ""
         for each in objs:
-            if raw and isinstance(each, dict):
-                data, more = bundles.bounded(bundles.clean_bundle(each)), {}
-            else:
-                data, more = publisher.bundle_of(each)
+            data, more = _raw_bundle(each) if raw and isinstance(each, dict) else publisher.bundle_of(each)
             if metadata:
                 more = {**more, **bundles.as_json(metadata)}
             publisher.show("display", data, more, name)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any, Final
 
-from clawplane.sandbox.inside.repl import bundles, figures
+from clawplane.sandbox.inside.repl import bundles, figures, snapshot
 from clawplane.sandbox.inside.repl.cells import Cell, compile_cell, is_coroutine
 from clawplane.sandbox.inside.repl.display import Publisher, make_display
 from clawplane.sandbox.inside.repl.loop import EventLoop
 from clawplane.sandbox.inside.repl.mainmodule import MainModule
 from clawplane.sandbox.inside.repl.order import Order
+from clawplane.sandbox.inside.repl.snapshot import Bounds, Report
 from clawplane.sandbox.inside.repl.streams import Streams
 from clawplane.sandbox.inside.repl.tracebacks import Tracebacks
 from clawplane.sandbox.inside.repl.wire import Channel, encode
@@ -51,7 +52,7 @@ class Kernel:
 
     def run(self, number: str, nonce: str, code: str, name: str) -> None:
         """Run one cell and send done; ends the process when it cannot be put in order again."""
-        context = self.contexts.setdefault(name, Context()) if name in self.contexts else self._new_context(name)
+        context = self._context(name)
         self.count += 1
         filename = f"Cell {self.count}"
         self.publisher.begin(number, nonce)
@@ -66,6 +67,48 @@ class Kernel:
             error = described[0] if again is None else _plainly(problem)
         self._finish(number, nonce, problem, error)
 
+    def forget(self, name: str) -> None:
+        """End a context; the main one begins anew."""
+        self.contexts.pop(name, None)
+        if name == MAIN:
+            self._new_context(MAIN)
+
+    def save(self, descriptor: int, bounds: Bounds) -> Report:
+        """Save the variables of all contexts."""
+        session = {
+            "count": self.count,
+            "sources": self.tracebacks.sources(),
+            "futures": {name: context.futures for name, context in self.contexts.items()},
+        }
+        reports: list[Report] = []
+        modules = {name: context.module for name, context in self.contexts.items()}
+        self.order.prepare(self.contexts[MAIN].module)
+        problem = self._guarded(lambda: reports.append(snapshot.save(modules, descriptor, bounds, session)))
+        self.order.restore()
+        return reports[0] if problem is None else Report([], [("", bundles.brief(problem))])
+
+    def restore(self, descriptor: int) -> Report:
+        """Restore what `save` wrote, on top of what there is."""
+        told: list[tuple[Report, dict[str, Any]]] = []
+        self.order.prepare(self.contexts[MAIN].module)
+        problem = self._guarded(lambda: told.append(snapshot.restore(self._module_of, descriptor)))
+        self.order.restore()
+        if problem is not None:
+            return Report([], [("", bundles.brief(problem))])
+        report, session = told[0]
+        self.count = max(self.count, int(session.get("count", 0)))
+        for filename, source in session.get("sources", {}).items():
+            self.tracebacks.know(filename, source)
+        for name, futures in session.get("futures", {}).items():
+            self._context(name).futures = futures
+        return report
+
+    def _module_of(self, name: str) -> MainModule:
+        return self._context(name).module
+
+    def _context(self, name: str) -> Context:
+        return self.contexts.get(name) or self._new_context(name)
+
     def _new_context(self, name: str) -> Context:
         context = self.contexts[name] = Context()
         return context
@@ -75,7 +118,7 @@ class Kernel:
         self.tracebacks.know(filename, code)
         cell = compile_cell(code, filename, context.futures)
         context.futures = cell.futures
-        context.module.definitions.learn(cell.tree)
+        context.module.definitions.learn(cell.tree, filename, cell.futures)
         names = context.module.__dict__
         if cell.in_loop:
             value = self.loop.run(_drive(cell, names), self.order.listen)

@@ -1,7 +1,7 @@
 """One event loop per interpreter, for cells that await. It runs while such a cell runs; its tasks wait in between.
 
-A cell without await runs outside of any loop, so asyncio.run works there as in a script. The loop polls without a kernel
-object of its own: after a fork, only its wake-up pipe must be made anew.
+A cell without await runs outside of any loop, so asyncio.run works there as in a script. The loop polls without a
+kernel object of its own: after a fork, only its wake-up pipe must be made anew.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class EventLoop:
         old = loop._selector
         loop._selector = _Selector()
         for own in (loop._ssock, loop._csock):
-            own.close()
+            own.close()  # the numbers hold something else by now, and are ours to close
         loop._internal_fds -= 1
         loop._make_self_pipe()
         old.close()
@@ -89,9 +89,9 @@ class EventLoop:
     def _on_interrupt(self, _number: int, frame: FrameType | None) -> None:
         task = self._main
         loop = self._loop
-        if task is not None and loop is not None and not task.done() and frame is not None:
-            if frame.f_code is _POLL_CODE:
-                self._interrupted = True
-                loop.call_soon_threadsafe(task.cancel)  # which also wakes the poll: Python resumes it otherwise
-                return
+        waits = frame is not None and frame.f_code is _POLL_CODE
+        if waits and task is not None and loop is not None and not task.done():
+            self._interrupted = True
+            loop.call_soon_threadsafe(task.cancel)  # which also wakes the poll: Python resumes it otherwise
+            return
         raise KeyboardInterrupt

@@ -5,23 +5,26 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import random
 import sys
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
+from clawplane.sandbox.inside.repl import copies, snapshot
 from clawplane.sandbox.inside.repl.kernel import Kernel
+from clawplane.sandbox.inside.repl.texts import clipped, type_name
 from clawplane.sandbox.inside.repl.wire import Channel, encode
+from clawplane.sandbox.repl_wire import MAIN
 
 _OWN_PACKAGE: Final = "clawplane"
 _PYTHON: Final = platform.python_version()
-_exit, _getpid = os._exit, os.getpid
+_exit, _getpid, _close = os._exit, os.getpid, os.close
 
 
 def main(control: int) -> NoReturn:
     """Serve the control socket `control`; never returns.
 
-    The caller has set up what a process has: descriptors 0 (null), 1 and 2, environment, working directory, and sys.path
-    without its first entry; nothing else is open, one thread runs. From here on user code runs in this process.
+    The caller has set up what a process has: descriptors 0 (null), 1 and 2, environment, working directory, sys.path
+    without the entry for it; nothing else is open, one thread runs. From here on user code runs in this process.
     """
     status = 1
     try:
@@ -43,18 +46,25 @@ class Server:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._kernel = Kernel(channel)
-        self._answers = {"run": self._run, "names": self._names, "forget": self._forget}
+        self._answers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "run": self._run,
+            "copy": self._copy,
+            "names": self._names,
+            "save": self._save,
+            "restore": self._restore,
+            "forget": self._forget,
+        }
 
     def serve(self) -> None:
         """Answer until the other end is gone."""
-        self._channel.send(encode({"op": "ready", "python": _PYTHON, "pid": _getpid()}))
+        self._say_ready()
         while True:
             try:
                 request = self._channel.receive()
             except OSError:
                 return  # user code has closed or replaced the socket: the runner starts another interpreter
             except BaseException:
-                self._kernel.order.calm()  # a signal handler of the user raised; nothing of the frame is lost
+                self._kernel.order.calm()  # another thread made us raise while we waited: nothing is lost
                 continue
             if request is None:
                 return
@@ -64,15 +74,68 @@ class Server:
         """In a child of user code: it has no part in the conversation."""
         self._channel.close()
 
+    def _say_ready(self) -> None:
+        self._channel.send(encode({"op": "ready", "python": _PYTHON, "pid": _getpid()}))
+
+    def _answer(self, op: str, request: dict[str, Any], **members: object) -> None:
+        self._channel.send(encode({"op": op, "id": request["id"], "nonce": request["nonce"], **members}))
+
     def _run(self, request: dict[str, Any]) -> None:
-        self._kernel.run(request["id"], request["nonce"], request["code"], request.get("context", ""))
+        self._kernel.run(request["id"], request["nonce"], request["code"], request.get("context", MAIN))
+
+    def _copy(self, request: dict[str, Any]) -> None:
+        (waits_on,) = self._channel.receive_descriptors(1)
+        refusal = ""
+        try:
+            copy = copies.fork_copy(waits_on, request["purpose"])
+        except copies.CannotCopy as problem:
+            copy, refusal = None, str(problem)
+        if copy is not None:
+            self._wait_as(copy, waits_on)
+            return
+        _close(waits_on)
+        self._answer("copied", request, refusal=refusal)
+
+    def _wait_as(self, copy: copies.Copy, waits_on: int) -> None:
+        """Wait in a copy until it is resumed; when nobody wants it any more, end."""
+        self._kernel.streams.abandon()
+        self._channel.adopt(waits_on)
+        self._say_ready()
+        request = self._channel.receive()
+        if request is None or request["op"] != "resume":
+            _exit(0)
+        stdout, stderr, control = self._channel.receive_descriptors(3)
+        self._kernel.streams.replace(stdout, stderr)
+        copies.settle(copy)
+        self._kernel.loop.remake_after_fork()
+        self._kernel.owner = _getpid()
+        self._channel.adopt(control)
+        self._say_ready()
 
     def _names(self, request: dict[str, Any]) -> None:
-        raise NotImplementedError
+        context = self._kernel.contexts.get(request.get("context", MAIN))
+        names = list(context.module.__dict__.items()) if context else []
+        shown = [
+            [clipped(name, 200), clipped(type_name(value), 200)]
+            for name, value in names
+            if type(name) is str and not name.startswith("_")
+        ]
+        self._answer("named", request, names=shown[: snapshot.MOST_NAMES])
+
+    def _save(self, request: dict[str, Any]) -> None:
+        (file,) = self._channel.receive_descriptors(1)
+        bounds = snapshot.Bounds(request["largest"], request["seconds"], request["room"])
+        self._answer("saved", request, **self._kernel.save(file, bounds).members())
+        _close(file)
+
+    def _restore(self, request: dict[str, Any]) -> None:
+        (file,) = self._channel.receive_descriptors(1)
+        self._answer("restored", request, **self._kernel.restore(file).members())
+        _close(file)
 
     def _forget(self, request: dict[str, Any]) -> None:
-        self._kernel.contexts.pop(request["context"], None)
-        self._channel.send(encode({"op": "forgotten", "id": request["id"], "nonce": request["nonce"]}))
+        self._kernel.forget(request.get("context", MAIN))
+        self._answer("forgotten", request)
 
 
 def _forget_ourselves() -> None:
@@ -85,7 +148,4 @@ def _become_a_repl() -> None:
     sys.argv = [""]
     if not sys.path or sys.path[0] != "":
         sys.path.insert(0, "")
-    random.seed()  # forks of one zygote begin alike
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
+    copies.reseed()  # forks of one zygote begin alike

@@ -11,7 +11,7 @@ import ast
 import os
 import sys
 import tempfile
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Final
 
 _MOST_STATEMENTS: Final = 2000
@@ -36,21 +36,28 @@ class Definitions:
     """The statements of a namespace that can be run again elsewhere; the last one for a name counts."""
 
     def __init__(self) -> None:
-        self._statements: dict[tuple[str, ...], ast.stmt] = {}
+        self._statements: dict[tuple[str, ...], tuple[ast.stmt, str, int]] = {}
         self._path = ""
         self._owner = 0
         self._written = False
 
-    def learn(self, tree: ast.Module) -> None:
+    def learn(self, tree: ast.Module, filename: str, futures: int) -> None:
         """Take what can be run again from a cell."""
         for statement in tree.body:
             names = _defined_names(statement)
             if names:
                 self._statements.pop(names, None)
-                self._statements[names] = statement
+                self._statements[names] = (statement, filename, futures)
                 self._written = False
         while len(self._statements) > _MOST_STATEMENTS:
             del self._statements[next(iter(self._statements))]
+
+    def class_code(self, name: str) -> CodeType | None:
+        """Return what makes the class `name` when it is run, None when no statement of a cell does."""
+        statement, filename, futures = self._statements.get((name,), (None, "", 0))
+        if not isinstance(statement, ast.ClassDef):
+            return None
+        return compile(ast.Module([statement], []), filename, "exec", futures, True)
 
     def write(self) -> str:
         """Write the statements to a file of this process and return its path; "" when there are none."""
@@ -61,7 +68,7 @@ class Definitions:
             self._owner, self._written = os.getpid(), False
         if not self._written:
             with open(self._path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(_guarded(statement) for statement in self._statements.values()))
+                file.write("".join(_guarded(statement) for statement, _name, _flags in self._statements.values()))
             self._written = True
         return self._path
 
@@ -75,7 +82,7 @@ class MainModule(ModuleType):
         super().__init__("__main__")
         self.definitions = Definitions()
         if _sys.version_info < (3, 14):
-            self.__dict__["__annotations__"] = {}
+            self.__annotations__ = {}
 
     @property
     def __file__(self) -> str:  # type: ignore[override]

@@ -2,15 +2,13 @@
 
 Additions of the user stay: names in builtins, paths, modules, replaced modules. What was there from the start comes
 back where it is gone or was replaced by something that the language itself needs: builtins, streams, `__main__`, import
-machinery. Tracing, profiling and signal handling for interrupts end with the cell, as does a recursion limit too low for
-anything to work.
+machinery. Tracing and profiling end with the cell, as does a recursion limit too low for anything to work. Between
+cells all signals wait: a handler of the user would raise in our code.
 """
 
 from __future__ import annotations
 
-import _signal
 import builtins
-import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -19,16 +17,20 @@ from typing import Any, Final, NoReturn
 
 from clawplane.sandbox.inside.repl.streams import Streams
 
-_sys, _builtins, _gc = sys, builtins, gc
+_sys, _builtins = sys, builtins
 _settrace, _setprofile = sys.settrace, sys.setprofile
-_set_handler: Callable[[int, Any], Any] = _signal.signal  # type: ignore[assignment]
-_sigmask: Callable[[int, Any], Any] = _signal.pthread_sigmask  # type: ignore[assignment]
+_c_signal: Any = sys.modules["_signal"]
+_set_handler: Callable[[int, Any], Any] = _c_signal.signal
+_sigmask: Callable[[int, Any], Any] = _c_signal.pthread_sigmask
 _raise_interrupt = signal.default_int_handler
-_SIGINT, _UNBLOCK = int(signal.SIGINT), int(signal.SIG_UNBLOCK)
-_INTERRUPTS: Final = (_SIGINT,)
+_SIGINT, _SET, _SIG_IGN = int(signal.SIGINT), int(signal.SIG_SETMASK), int(signal.SIG_IGN)
+_ALL: Final = frozenset(int(each) for each in signal.valid_signals())
 _LOWEST_RECURSION_LIMIT: Final = 200
 _USUAL_RECURSION_LIMIT: Final = 1000
-_CORE: Final = ("sys", "builtins", "os", "posix", "io", "time", "codecs", "abc", "warnings", "types", "_thread")
+_CORE: Final[tuple[str, ...]] = (
+    *("sys", "builtins", "os", "posix", "io", "time", "codecs"),
+    *("abc", "warnings", "types", "_thread", "json", "random"),
+)
 """Modules that Python's own machinery looks up by name."""
 
 
@@ -47,29 +49,29 @@ class Order:
         self._streams = streams
         self._dict = _builtins.__dict__
         self._dict.update(additions)
-        _sys.addaudithook = _refuse_audit_hook
+        setattr(_sys, "addaudithook", _refuse_audit_hook)  # noqa: B010 - type checkers know better
         self._pristine = dict(self._dict)
         self._modules = _sys.modules
         self._known = dict(self._modules)
         self._core = [(name, self._known[name]) for name in _CORE if name in self._known]
         self._path = list(_sys.path)
         self._finders, self._hooks = list(_sys.meta_path), list(_sys.path_hooks)
-        self._collects = True
 
     def prepare(self, main: ModuleType) -> None:
-        """Before a cell: `main` is `__main__`, and an interrupt can be heard."""
+        """Before a cell: `main` is `__main__`, and an interrupt that came too late for the last one is forgotten."""
         names = main.__dict__
         names["__name__"] = "__main__"
         names["__builtins__"] = _builtins
         self._modules["__main__"] = main
-        _sigmask(_UNBLOCK, _INTERRUPTS)
+        _set_handler(_SIGINT, _SIG_IGN)
 
     def listen(self, handler: Callable[[int, Any], Any] = _raise_interrupt) -> None:
-        """From now on an interrupt raises KeyboardInterrupt."""
+        """From now on signals are heard, and an interrupt raises KeyboardInterrupt."""
         _set_handler(_SIGINT, handler)
+        _sigmask(_SET, ())
 
     def calm(self) -> None:
-        """After user code, whatever it did: no tracing, no interrupts, builtins as they were.
+        """After user code, whatever it did: no tracing, builtins as they were, no signal until the next cell.
 
         Uses nothing that user code could have replaced; a tracing function that raises here has removed itself.
         """
@@ -79,6 +81,7 @@ class Order:
             try:
                 _settrace(None)
                 _setprofile(None)
+                _sigmask(_SET, _ALL)
                 _set_handler(_SIGINT, _ignore_interrupt)
                 self._dict.update(self._pristine)
             except BaseException:

@@ -1,7 +1,7 @@
 """Keep descriptors 0, 1 and 2 and the objects on top of them what the next cell expects.
 
-Spare copies of 1 and 2 stand above the descriptors that user code gets; whatever was put in their place is replaced from
-them. Text that no UTF-8 can carry is written with backslashes, so that printing never fails for it.
+Spare copies of 1 and 2 stand above the descriptors that user code gets; whatever was put in their place is replaced
+from them. Text that no UTF-8 can carry is written with backslashes, so that printing never fails for it.
 """
 
 from __future__ import annotations

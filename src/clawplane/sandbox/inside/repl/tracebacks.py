@@ -22,6 +22,8 @@ _LONGEST_VALUE: Final = 16_000
 _DEEP: Final = 1500
 _SHOWN_OF_DEEP: Final = 100
 _sys = sys
+_trace_of: Any = BaseException.__dict__["__traceback__"].__get__
+"""Reads the real traceback, whatever a subclass says."""
 
 
 def _private(name: str) -> Any:
@@ -58,6 +60,11 @@ class Tracebacks:
         for cache in self._caches():
             cache[filename] = entry
 
+    def sources(self) -> dict[str, str]:
+        """Return the sources of the cells that are still known, by file name."""
+        cache = self._lines.cache
+        return {name: "".join(cache[name][2]) for name in self._sizes if name in cache}
+
     def describe(self, problem: BaseException) -> dict[str, Any]:
         """Return name, value and traceback lines of an exception (the shape of repl_wire.Raised)."""
         name = type_name(problem)
@@ -69,7 +76,7 @@ class Tracebacks:
         return {"name": name, "value": value, "traceback": _bounded(lines)}
 
     def _format(self, problem: BaseException) -> list[str]:
-        trace = BaseException.__traceback__.__get__(problem)  # type: ignore[attr-defined]
+        trace: TracebackType | None = _trace_of(problem)
         depth = _depth(trace)
         limit = None if depth < _DEEP else -_SHOWN_OF_DEEP
         told = self._traceback.TracebackException(type(problem), problem, trace, limit=limit, compact=True)

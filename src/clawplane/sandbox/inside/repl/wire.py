@@ -29,14 +29,14 @@ _BLOCK, _SET = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 _socket = socket.socket
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 _array = array.array
-_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(strict=False).scan_once
+_scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder(strict=False).scan_once  # type: ignore[attr-defined]
 _FRAME_TOO_LARGE: Final = 71
 
 
 def _c_encoder() -> Callable[[Any, int], tuple[str, ...]]:
     """Return the encoder of the json module without its Python parts, which user code could replace."""
     make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-    escape: Any = json.encoder.encode_basestring_ascii  # type: ignore[attr-defined]
+    escape: Any = json.encoder.encode_basestring_ascii
     encoder: Callable[[Any, int], tuple[str, ...]] = make(None, None, escape, None, ":", ",", False, False, False)
     return encoder
 
@@ -50,7 +50,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 class Channel:
-    """One control socket, owned by one process: a fork of user code that falls back into us ends instead of speaking."""
+    """One control socket, owned by one process: a fork of user code that speaks here ends instead."""
 
     def __init__(self, descriptor: int) -> None:
         self._number = lift(descriptor)
@@ -59,6 +59,7 @@ class Channel:
         self._in_body = False
         self._owner = _getpid()
         self._lock = allocate_lock()
+        self._held = b""
 
     def receive(self) -> dict[str, Any] | None:
         """Wait for a request; None when the other end is gone or makes no sense."""
@@ -95,16 +96,20 @@ class Channel:
             raise ConnectionError(f"{count} descriptors were announced, {len(numbers)} came")
         return list(numbers)
 
+    def hold(self, body: bytes) -> None:
+        """Write one frame together with the next one: it wakes the other end once."""
+        with self._lock:
+            self._held += _frame(body)
+
     def send(self, body: bytes) -> None:
         """Write one frame; ends the process when there is nobody to read it, or when this is not our process."""
         if _getpid() != self._owner:
             _exit(0)
-        if len(body) > FROM_GUEST:
-            _exit(_FRAME_TOO_LARGE)  # every caller bounds what it sends
-        left = memoryview(len(body).to_bytes(HEADER, "little") + body)
+        frame = _frame(body)
         before = _sigmask(_BLOCK, _ALL)
         self._lock.acquire()
         try:
+            left, self._held = memoryview(self._held + frame), b""
             while left:
                 left = left[_write(self._number, left) :]
         except OSError:
@@ -112,6 +117,13 @@ class Channel:
         finally:
             self._lock.release()
             _sigmask(_SET, before)
+
+    def adopt(self, descriptor: int) -> None:
+        """Talk over another socket from now on, in this process; takes `descriptor`."""
+        self.close()
+        self._number, self._owner, self._held = lift(descriptor), _getpid(), b""
+        self._buffer.clear()
+        self._in_body, self._need = False, HEADER
 
     def close(self) -> None:
         """Close the socket, if it is still there."""
@@ -122,6 +134,12 @@ class Channel:
 
     def __reduce__(self) -> Any:
         raise TypeError("a control channel stays in its process")
+
+
+def _frame(body: bytes) -> bytes:
+    if len(body) > FROM_GUEST:
+        _exit(_FRAME_TOO_LARGE)  # every caller bounds what it sends
+    return len(body).to_bytes(HEADER, "little") + body
 
 
 def lift(descriptor: int) -> int:
