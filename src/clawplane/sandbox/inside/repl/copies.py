@@ -9,6 +9,7 @@ For undo the random state stays what it was, for a branch it is made new.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import stat
@@ -26,6 +27,14 @@ _get_state, _set_state = random.getstate, random.setstate
 _sys = sys
 _JOIN_SECONDS: Final = 0.05
 _ACCESS: Final = os.O_ACCMODE | os.O_APPEND
+_SERVERS: Final = (
+    (
+        "multiprocessing.forkserver",
+        "_forkserver",
+        ("_forkserver_pid", "_forkserver_address", "_forkserver_alive_fd"),
+    ),
+    ("multiprocessing.resource_tracker", "_resource_tracker", ("_pid", "_fd")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +130,6 @@ def _let_go(kept: int) -> dict[int, int]:
 
 
 def _reopen(number: int, position: int) -> None:
-    import fcntl
-
     flags = fcntl.fcntl(number, fcntl.F_GETFL) & _ACCESS
     again = _open(f"/proc/self/fd/{number}", flags | os.O_CLOEXEC)
     _dup2(again, number, inheritable=os.get_inheritable(number))
@@ -132,14 +139,7 @@ def _reopen(number: int, position: int) -> None:
 
 def _forget_servers() -> None:
     """Let multiprocessing start its side processes anew: those of the original are not our children."""
-    for module, holder, names in (
-        (
-            "multiprocessing.forkserver",
-            "_forkserver",
-            ("_forkserver_pid", "_forkserver_address", "_forkserver_alive_fd"),
-        ),
-        ("multiprocessing.resource_tracker", "_resource_tracker", ("_pid", "_fd")),
-    ):
+    for module, holder, names in _SERVERS:
         found = getattr(_sys.modules.get(module), holder, None)
         for name in names:
             if hasattr(found, name):

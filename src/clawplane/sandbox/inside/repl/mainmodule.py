@@ -57,7 +57,8 @@ class Definitions:
         statement, filename, futures = self._statements.get((name,), (None, "", 0))
         if not isinstance(statement, ast.ClassDef):
             return None
-        return compile(ast.Module([statement], []), filename, "exec", futures, True)
+        code: CodeType = compile(ast.Module([statement], []), filename, "exec", futures, True)
+        return code
 
     def write(self) -> str:
         """Write the statements to a file of this process and return its path; "" when there are none."""

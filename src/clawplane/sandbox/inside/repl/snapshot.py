@@ -276,7 +276,7 @@ def _is_class(value: Any) -> bool:
 
 
 def _is_own(value: Any, name: str) -> bool:
-    return value.__module__ == "__main__" and value.__qualname__ == name
+    return (value.__module__, value.__qualname__) == ("__main__", name)
 
 
 def _append(descriptor: int, header: dict[str, Any], payload: Any) -> None:
