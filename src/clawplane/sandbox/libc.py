@@ -9,6 +9,7 @@ import ctypes
 import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_with_lock_held = ctypes.PyDLL(None, use_errno=True)
 
 
 def syscall(number: int, *arguments: object, what: str) -> int:
@@ -33,3 +34,16 @@ def call(name: str, *arguments: object, what: str | None = None) -> int:
         number_of_error = ctypes.get_errno()
         raise OSError(number_of_error, f"{what or name}: {os.strerror(number_of_error)}")
     return result
+
+
+def fork() -> int:
+    """Fork without the hooks that Python modules run after a fork; for a process with one thread.
+
+    The hooks of `threading` and `random` alone would touch, and so copy, half a megabyte. What they are for (locks of
+    other threads, random numbers) only matters to user code, and that runs after an `os.fork` of its own.
+    """
+    pid: int = _with_lock_held.fork()
+    if pid < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"fork: {os.strerror(number)}")
+    return pid

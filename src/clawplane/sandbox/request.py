@@ -40,7 +40,7 @@ class Residence:
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """Call `entry_point` ("module:function", preloaded by the zygote) in the warm interpreter with the control socket."""
+    """Call `entry_point`, "module:function" of a preloaded module, in the warm interpreter with the control socket."""
 
     entry_point: str
     interpreter: str

@@ -1,8 +1,8 @@
 """Start what a guest asked for: another program by exec, or a Python file or a REPL in this warm interpreter.
 
 A script must find what `python script` would give it: argv, path, prefix, environment, a `__main__` of its own, the
-usual traceback and exit codes; and nothing of ours. So the package is taken out of the module table first, and the
-interpreter ends by the normal way out: threads are joined, atexit runs, streams are flushed.
+usual traceback and exit codes; and nothing of ours. So the zygote has taken our package out of the module table, and
+the interpreter ends by the normal way out: threads are joined, atexit runs, streams are flushed.
 What all forks of one zygote share is their hash seed and the addresses of what was imported; random numbers differ.
 """
 
@@ -26,7 +26,6 @@ from clawplane.sandbox.inside.resident import CONTROL
 from clawplane.sandbox.inside.zygote import Guest
 from clawplane.sandbox.request import Command, Interpreter, Script
 
-_OWN_PACKAGE = "clawplane"
 _DEFAULT_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -74,9 +73,10 @@ def _run_script(program: Script, guest: Guest, environment: dict[str, str]) -> N
 def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, str]) -> None:
     try:
         module, _, function = program.entry_point.partition(":")
-        if module not in sys.modules:  # our own files are not to be seen in here
+        loaded = guest.hidden.get(module) or sys.modules.get(module)
+        if loaded is None:  # our own files are not to be seen in here
             raise ImportError(f"the zygote has not preloaded {module}")
-        main: Callable[[int], None] = getattr(sys.modules[module], function)
+        main: Callable[[int], None] = getattr(loaded, function)
         guest.command_line.show([program.interpreter])
         _furnish(guest, program.interpreter, [""], environment, "")
         sys.modules["__main__"] = ModuleType("__main__")
@@ -93,7 +93,6 @@ def _furnish(
     guest: Guest, interpreter: str, arguments: Sequence[str], environment: Mapping[str, str], first_path: str
 ) -> None:
     """Make this interpreter look as if it had been started with `arguments`."""
-    _forget_ourselves()
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = list(arguments)
@@ -122,14 +121,6 @@ def _main_module(path: str) -> ModuleType:
     return main
 
 
-def _forget_ourselves() -> None:
-    """Take our modules out of reach of an import; a package of the same name may be among the guest's own."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == _OWN_PACKAGE]:
-        del sys.modules[name]
-    for path in [path for path in sys.path_importer_cache if f"/{_OWN_PACKAGE}" in path or path not in sys.path]:
-        del sys.path_importer_cache[path]
-
-
 def _unbuffer() -> None:
     """Do what `-u` does."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -145,7 +136,7 @@ def _reseed() -> None:
     """Give the child random numbers of its own; the standard generator has seen to itself after the fork."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed()
+        numpy_random.seed(int.from_bytes(os.urandom(4), "little"))  # a longer seed touches twice the memory
 
 
 def _add_sites(directories: Sequence[str]) -> None:

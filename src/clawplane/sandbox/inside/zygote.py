@@ -20,16 +20,21 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, report, root
-from clawplane.sandbox.request import Start
+from clawplane.sandbox.inside import child, command_line, orders, report, root
+from clawplane.sandbox.policy import Listener, Policy, Writable
+from clawplane.sandbox.request import Interpreter, Request, Residence, Start, decode, decode_start, encode, encode_start
 
+_OWN_PACKAGE: Final = "clawplane"
 _LARGEST_CONFIGURATION: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 32
+_REHEARSALS: Final = 32  # the interpreter has made up its mind about a function long before that
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Guest:
     start: Start
     search_path: tuple[str, ...]
     command_line: command_line.CommandLine
+    hidden: Mapping[str, ModuleType]
+    """Our own modules, by name."""
 
 
 def serve(search_path: list[str]) -> Guest:
@@ -63,6 +70,9 @@ def serve(search_path: list[str]) -> Guest:
     try:
         own_pids = _settle(configuration)
         surroundings = _prepare(configuration, search_path)
+        hidden = _hide_ourselves(configuration, search_path)
+        _rehearse()
+        _freeze()
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
         os._exit(1)
@@ -71,7 +81,7 @@ def serve(search_path: list[str]) -> Guest:
         given = _next(control)
         start = _fork(surroundings, given, own_pids, control)
         if start is not None:
-            return Guest(start, tuple(search_path), surroundings.command_line)
+            return Guest(start, tuple(search_path), surroundings.command_line, hidden)
 
 
 def _take_control_socket() -> socket.socket:
@@ -125,17 +135,43 @@ def _prepare(configuration: Configuration, search_path: list[str]) -> child.Surr
         raise RuntimeError(f"importing {', '.join(configuration.preload)} started threads; it cannot be preloaded")
     shown = command_line.CommandLine.find()
     shown.show(["zygote"])
-    surroundings = child.Surroundings(
+    return child.Surroundings(
         staging=configuration.staging,
         privileged=configuration.privileged,
         prefixes=(*_interpreter_trees(), *configuration.site_directories),
         program_filter=seccomp.build_filter(allow_memfd=configuration.cgroups),
         command_line=shown,
     )
+
+
+def _hide_ourselves(configuration: Configuration, search_path: list[str]) -> dict[str, ModuleType]:
+    """Take our modules out of reach of an import; a package of the same name may be among the guest's own.
+
+    Done here once and not in every guest: there it would touch, and so copy, every page that holds a module's name.
+    """
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == _OWN_PACKAGE}
+    kept = (*search_path, *configuration.site_directories)
+    for path, finder in list(sys.path_importer_cache.items()):
+        if finder is None or not path.startswith(kept):
+            del sys.path_importer_cache[path]
+    return hidden
+
+
+def _rehearse() -> None:
+    """Run what every guest will run, so that the interpreter writes its notes on that code here and not in each."""
+    policy = Policy(mounts=(Writable("/a", "/b"),), environment={"A": "B"}, listeners=(Listener("127.0.0.1", 1),))
+    request = Request(policy, Residence(), Identity(1, 1), cgroups=True)
+    start = Start(Interpreter("a:b", "/c", ("/d",)), {"A": "B"}, "/")
+    for _ in range(_REHEARSALS):
+        decode(encode(request))
+        decode_start(encode_start(start))
+        orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
+
+
+def _freeze() -> None:
     gc.collect()
     gc.disable()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
-    return surroundings
 
 
 def _swallow_output() -> None:
@@ -180,7 +216,7 @@ def _fork(
     """Fork one guest; returns in its main processes, with what each shall run, and None in the zygote."""
     try:
         namespaces.unshare(namespaces.NEWPID)  # for the next fork; undone below, since it works only once
-        pid = os.fork()
+        pid = libc.fork()
     except OSError as problem:
         report.say(given.report, report.FAILED, f"cannot fork a guest: {problem.strerror}".encode())
         pid = -1
