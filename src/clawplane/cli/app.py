@@ -32,6 +32,7 @@ COMMANDS = {
     "runs": ("runs", "app"),
     "keys": ("keys", "app"),
     "mcp": ("mcp", "mcp"),
+    "selftest": ("selftest", "selftest"),
 }
 """Each command with the module and the name in it that it is made of."""
 
