@@ -22,6 +22,7 @@ from clawplane.api.calls import Flows, HttpLimits
 from clawplane.domain.access import Scope
 from clawplane.domain.batches import INFO, Batch, LogLine, ShippedRow
 from clawplane.domain.clock import Clock, SystemClock
+from clawplane.domain.errors import Conflict
 from clawplane.domain.ids import JobId, JobIds, RunnerId, new_ulid
 from clawplane.domain.leases import Claim, Finish, JobKind, Offer, Outcome, RunnerRecord
 from clawplane.domain.runs import HeaderItem, SubtaskSpec
@@ -33,6 +34,11 @@ from clawplane.flows.links import Links
 from clawplane.flows.packages import Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
+from clawplane.flows.session_places import Patience
+from clawplane.flows.sessions import SessionLimits, Sessions
+from clawplane.link.asked import AskedQuestion, AskedQuestions
+from clawplane.link.asking import Asking, Questions
+from clawplane.link.frames import Answered, Failed, ServerFrame, Told, Took
 from clawplane.store import Store, open_store
 
 ADMIN = "scraper_api_" + "a" * 40
@@ -111,6 +117,14 @@ class ScriptedRunner:
     cancels: list[tuple[JobId, int, str]] = field(default_factory=list)
     drops: list[tuple[JobId, int, str]] = field(default_factory=list)
     closed: str | None = None
+    play: Callable[[Asking], None] | None = None
+    """Answers what sessions are asked; without it, questions wait in `questions`."""
+    questions: asyncio.Queue[Asking] = field(default_factory=asyncio.Queue)
+
+    def __post_init__(self) -> None:
+        self._side = Questions(self._asked, self._answered)
+        self._asks = AskedQuestions(self._ask, _no_wait)
+        self._fences: dict[JobId, int] = {}
 
     def record(self) -> RunnerRecord:
         return RunnerRecord(
@@ -127,13 +141,37 @@ class ScriptedRunner:
     # RunnerConnection
 
     def offer(self, offer: Offer, offer_ms: int) -> None:
+        self._fences[offer.job] = offer.fence
         self.offers.put_nowait(offer)
+
+    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> AskedQuestion:
+        return self._asks.ask(job, fence, method, body)
+
+    def over(self, job: JobId, fence: int, reason: str) -> None:
+        self._asks.over(job, fence, Conflict(reason))
+
+    def _ask(self, frame: ServerFrame) -> None:
+        job, fence = getattr(frame, "job", 0), getattr(frame, "fence", 0)
+        self._side.receive(frame, held=self._fences.get(job) == fence)
+
+    def _asked(self, asking: Asking) -> None:
+        if self.play is None:
+            self.questions.put_nowait(asking)
+        else:
+            self.play(asking)
+
+    def _answered(self) -> None:
+        while (frame := self._side.next_frame()) is not None:
+            if isinstance(frame, Told | Answered | Failed | Took):
+                self._asks.receive(frame)
 
     def cancel(self, job: JobId, fence: int, reason: str) -> None:
         self.cancels.append((job, fence, reason))
 
     def drop(self, job: JobId, fence: int, reason: str) -> None:
         self.drops.append((job, fence, reason))
+        self._fences.pop(job, None)
+        self.over(job, fence, reason)
 
     def close(self, reason: str) -> None:
         self.closed = reason
@@ -146,6 +184,9 @@ class ScriptedRunner:
         return kept
 
     async def disconnect(self) -> None:
+        self._asks.cut()
+        self._side.cut()
+        self._asks = AskedQuestions(self._ask, _no_wait)
         await self.leases.disconnected(self.id, self)
 
     async def next_offer(self) -> Offer:
@@ -161,6 +202,8 @@ class ScriptedRunner:
 
     async def end(self, offer: Offer, *, succeeded: bool = True, **outcome: Any) -> None:
         reason = outcome.pop("reason", "exit")
+        self._fences.pop(offer.job, None)
+        self._side.over(offer.job, offer.fence)
         await self.leases.end(
             self.id, Finish(claim=claim(offer), outcome=Outcome(succeeded=succeeded, reason=reason, **outcome))
         )
@@ -201,6 +244,10 @@ class ScriptedRunner:
         await self.ship(offer, 1, rows=rows, logs=[f"SYSTEM: Subtask-[{offer.job}] - Running..."])
         await self.end(offer, **outcome)
         return offer
+
+
+async def _no_wait() -> None:
+    """A link without a socket always has room."""
 
 
 def claim(offer: Offer) -> Claim:
@@ -258,6 +305,8 @@ async def plane(
     clock: Clock | None = None,
     limits: HttpLimits | None = None,
     run_limits: RunLimits | None = None,
+    session_limits: SessionLimits | None = None,
+    patience: Patience | None = None,
     start: bool = True,
     wrap: Callable[[Store], Store] = lambda store: store,
     **settings: Any,
@@ -270,6 +319,15 @@ async def plane(
     access = Access(store.keys, clock, owner="owner")
     environments = Environments(store.workers, store.blobs, store.wakeups, clock)
     leases = Leases(store.queue, store.runs, environments, store.wakeups, clock)
+    sessions = Sessions(
+        sessions=store.sessions,
+        leases=leases,
+        wakeups=store.wakeups,
+        clock=clock,
+        ids=ids,
+        limits=session_limits,
+        patience=patience,
+    )
     spool = directory / "spool"
     spool.mkdir(exist_ok=True)
     flows = Flows(
@@ -284,6 +342,7 @@ async def plane(
             ids=ids,
             limits=run_limits,
         ),
+        sessions=sessions,
         results=Results(store.workers, store.runs, Links(store.keys, clock), JsonExporter(), store.wakeups),
         leases=leases,
         access=access,
@@ -300,8 +359,10 @@ async def plane(
     await access.admit(RUNNER, name="runner", scopes={Scope.RUNNER})
     if start:
         await leases.start()
+        await sessions.start()
     try:
         yield Plane(flows, build_app(flows, _no_link), store, clock, directory)
     finally:
+        await sessions.close()
         await leases.close()
         await store.close()

@@ -39,6 +39,7 @@ from clawplane.flows.links import Links
 from clawplane.flows.packages import PackageLimits, Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
+from clawplane.flows.sessions import Sessions
 from clawplane.flows.steady_clock import SteadyClock
 from clawplane.flows.upkeep import clear_spool
 from clawplane.link.frames import MAX_FRAME
@@ -103,6 +104,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         generated = await access.bootstrap(settings.admin_key)
         environments = Environments(store.workers, store.blobs, store.wakeups, clock)
         leases = Leases(store.queue, store.runs, environments, store.wakeups, clock)
+        sessions = Sessions(sessions=store.sessions, leases=leases, wakeups=store.wakeups, clock=clock, ids=ids)
         packages = Packages(
             workers=store.workers,
             blobs=store.blobs,
@@ -128,6 +130,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         flows = Flows(
             packages=packages,
             runs=runs,
+            sessions=sessions,
             results=Results(store.workers, store.runs, links, Exporter(), store.wakeups),
             leases=leases,
             access=access,
@@ -151,9 +154,11 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
 
         app = build_app(flows, link_endpoint(leases, authenticate))
         await leases.start()
+        await sessions.start()
         try:
             yield ControlPlane(app, access, leases, generated)
         finally:
+            await sessions.close()
             await leases.close()
     finally:
         await store.close()

@@ -22,6 +22,7 @@ from clawplane.flows.leases import Leases
 from clawplane.flows.packages import Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunStarts
+from clawplane.flows.sessions import Sessions
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Flows:
 
     packages: Packages
     runs: RunStarts
+    sessions: Sessions
     results: Results
     leases: Leases
     access: Access

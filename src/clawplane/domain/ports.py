@@ -18,6 +18,7 @@ from clawplane.domain.ids import JobId, RunnerId, RunSlug, WorkerSlug
 from clawplane.domain.leases import Attempt, Claim, Finish, LeaseView, LostLease, NewJob, Offer, RunnerRecord, Want
 from clawplane.domain.lifecycle import VersionStatus
 from clawplane.domain.runs import EndedRun, HeaderItem, NewRun, Run, RunFilter, Subtask
+from clawplane.domain.session_ports import Conversation
 from clawplane.domain.sessions import LiveState
 from clawplane.domain.workers import Environment, Worker, WorkerVersion
 
@@ -335,29 +336,6 @@ class Wakeups(Protocol):
 
     def listen(self, channel: str) -> Wakeup:
         """Start listening; a notify between two waits is not lost."""
-        ...
-
-
-class Conversation(Protocol):
-    """One question to a live session. Iterating yields what it streams, to the answer; both ways are bounded.
-
-    When the link is cut, the answer is the error Unavailable: what was asked may have been done.
-    """
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the streamed events (msgpack, or raw bytes) as they come."""
-        ...
-
-    async def answer(self) -> bytes:
-        """Return the answer as msgpack; events not read by then are dropped. Raises the runner's error."""
-        ...
-
-    async def feed(self, chunk: bytes, *, last: bool = False) -> None:
-        """Send data that the question takes; waits while the runner takes none. The error comes with `answer`."""
-        ...
-
-    def withdraw(self) -> None:
-        """Tell the runner that nobody waits any more; after the answer this does nothing."""
         ...
 
 

@@ -5,13 +5,28 @@ A notification only says "look again"; what has happened is read from the store.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, assert_never
+
+from clawplane.domain.leases import JobKind
 
 READY: Final = "ready"
 """Jobs wait that were not waiting before."""
 
 EVENTS: Final = "events"
 """The event log has grown."""
+
+
+def of_job(kind: JobKind, subject: str) -> tuple[str, ...]:
+    """Return the channels on which a change of such a job is told."""
+    match kind:
+        case JobKind.SUBTASK:
+            return run(subject), log(subject), EVENTS
+        case JobKind.BUILD:
+            return version(subject), log(subject), EVENTS
+        case JobKind.SESSION:
+            return (EVENTS,)
+        case _:
+            assert_never(kind)
 
 
 def run(slug: str) -> str:

@@ -34,6 +34,7 @@ from clawplane.domain.leases import (
     Offer,
     Outcome,
     RunnerRecord,
+    Want,
 )
 from clawplane.domain.ports import (
     AppendResult,
@@ -46,10 +47,13 @@ from clawplane.domain.ports import (
     Wakeups,
 )
 from clawplane.domain.runs import MIN_VISIBLE_MS
+from clawplane.domain.session_rules import LOST
+from clawplane.domain.sessions import LiveState
 from clawplane.flows import channels, closing, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
-from clawplane.flows.runner_links import OfferedJob, RunnerLink, capability_of, record_of
+from clawplane.flows.runner_links import OfferedJob, RunnerLink, record_of, why_not_ready
+from clawplane.flows.session_watch import NobodyWatches, SessionWatch
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ class Leases:
         self._clock = clock
         self._links: dict[RunnerId, RunnerLink] = {}
         self._jobs: dict[JobId, OfferedJob] = {}
+        self._watch: SessionWatch = NobodyWatches()
         self._tick = asyncio.Event()
         self._expiry = Expiry(queue, clock, self._expired)
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,18 +102,42 @@ class Leases:
         """Return None when a runner can take runs, else the reason why not in one sentence."""
         if self._closed:
             return "The control plane is shutting down."
-        if not self._links:
-            return "No runner is connected; start one with `clawplane runner`."
-        able = [link for link in self._links.values() if "workers" in link.record.capabilities]
-        if not able:
-            return "No connected runner offers the capability `workers`."
-        if all(link.draining for link in able):
-            return "Every connected runner is draining."
-        return None
+        return why_not_ready(self._links.values())
 
     async def runners(self) -> list[RunnerRecord]:
         """Return every runner ever heard of, newest first."""
         return await self._queue.runners()
+
+    def watch(self, watch: SessionWatch) -> None:
+        """Let `watch` hear what becomes of sessions' jobs."""
+        self._watch = watch
+
+    def reach(self, job: JobId) -> tuple[RunnerConnection, int] | None:
+        """Return how to ask the runner that was offered or has this job, with its fence; None when nobody has it."""
+        known = self._jobs.get(job)
+        link = None if known is None else self._links.get(known.runner)
+        return None if known is None or link is None else (link.connection, known.fence)
+
+    def connection_to(self, runner: RunnerId) -> RunnerConnection | None:
+        """Return the link of a runner that is connected."""
+        link = self._links.get(runner)
+        return None if link is None else link.connection
+
+    def offers(self, caps: str) -> bool:
+        """Tell whether a connected runner that is not leaving offers a capability."""
+        return any(caps in link.record.capabilities and not link.draining for link in self._links.values())
+
+    async def offer_now(self, caps: str) -> None:
+        """Offer the first job that waits for `caps` without waiting for a tick, if a slot is free.
+
+        The offer is stored with whatever is written in the same turn of the event loop: a job that is submitted beside
+        this call is durable and offered by one commit.
+        """
+        now = self._clock.now_ms()
+        wants = [want for link in self._links.values() for want in link.wants(now) if want.caps == caps]
+        if wants:
+            best = max(wants, key=lambda want: want.count)
+            await self._offer([Want(runner=best.runner, caps=caps, count=1)], now)
 
     def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
         """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
@@ -145,6 +174,7 @@ class Leases:
                 stored = await self._runs.append(Batch(job=key[0], fence=key[1], seq=0))
                 if not stored.stale:
                     kept.append((*key, stored.stored_up_to))
+        self._watch.linked(runner.id)
         result = await self._queue.heartbeat(runner.id, held, now=now)
         asyncio.get_running_loop().call_soon(self._tell, runner.id, connection, result)
         return kept
@@ -199,6 +229,8 @@ class Leases:
             job.claim = None
             self._expiry.not_later_than(now + job.timeout_ms)
             self._wake_subject(job)
+            if job.kind is JobKind.SESSION:
+                self._watch.confirmed(job.subject, claim.job, runner)
         self._expiry.not_later_than(now + SILENCE_MS)
         return True
 
@@ -229,7 +261,7 @@ class Leases:
         if job is not None and job.kind is JobKind.BUILD:
             result = await self._environments.finish(job.subject, finish)
         else:
-            if job is not None:
+            if job is not None and job.kind is JobKind.SUBTASK:
                 await self._until_visible(job)
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
@@ -239,6 +271,8 @@ class Leases:
             await closing.announce(self._runs, self._wakeups, result.run, self._clock.now_ms())
         elif job is not None:
             self._wake_subject(job)
+            if job.kind is JobKind.SESSION:
+                self._watch.ended(job.subject, finish.claim.job)
         if finish.outcome.reason == "setup":
             self._wakeups.notify(channels.READY)
         if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
@@ -248,8 +282,14 @@ class Leases:
     async def _bound_traffic(self, slug: RunSlug, outcome: Outcome) -> None:
         """Stop the rest of a run that has used up its traffic."""
         now = self._clock.now_ms()
-        left = await traffic.stop_beyond_limit(self._runs, self._queue, self._wakeups, slug, outcome, now)
+        left = await traffic.stop_beyond_limit(self._runs, self._queue, self._wakeups, slug, outcome, now=now)
         self.cancel(left, traffic.USED_UP)
+
+    async def noted(self, runner: RunnerId, job: JobId, fence: int, state: LiveState) -> None:
+        """Hear how a session stands, from the runner that has it."""
+        known = await self._job(job, runner)
+        if known is not None and known.kind is JobKind.SESSION and known.fence == fence:
+            self._watch.noted(known.subject, job, state)
 
     # loops
 
@@ -271,14 +311,23 @@ class Leases:
             if not wants:
                 continue
             try:
-                offers = await self._queue.offer(wants, now=now, offer_ms=OFFER_MS)
+                await self._offer(wants, now)
             except StoreError as error:
                 _log.warning("offering waits: %s", error.message)
                 self._tick.set()
                 await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            for offer in offers:
+
+    async def _offer(self, wants: Sequence[Want], now: int) -> None:
+        """Offer jobs for `wants`; two such offers under way never promise a slot twice."""
+        promised = [(link, want) for want in wants if (link := self._links.get(want.runner)) is not None]
+        for link, want in promised:
+            link.reserve([want])
+        try:
+            for offer in await self._queue.offer(wants, now=now, offer_ms=OFFER_MS):
                 await self._send(offer)
+        finally:
+            for link, want in promised:
+                link.release([want])
 
     # pieces
 
@@ -291,7 +340,7 @@ class Leases:
 
     async def _send(self, offer: Offer) -> None:
         now = self._clock.now_ms()
-        job = OfferedJob(offer.kind, offer.subject, offer.runner, offer.timeout_ms, now)
+        job = OfferedJob(offer, timeout_ms=offer.timeout_ms, offered_at=now)
         job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
         self._jobs[offer.job] = job
         self._expiry.not_later_than(now + OFFER_MS)
@@ -299,10 +348,10 @@ class Leases:
         if link is None or link.draining:  # it left while the offer was being stored
             await self._give_back(job, offer.runner, now)
             return
-        caps = capability_of(offer.kind)
-        link.free[caps] = link.free.get(caps, 0) - 1
-        link.unanswered[offer.job] = caps
+        link.sent(offer.job, offer.kind)
         link.connection.offer(offer, OFFER_MS)
+        if offer.kind is JobKind.SESSION:
+            self._watch.placed(offer.subject, offer.job)
 
     def _answered(self, runner: RunnerId, job: JobId) -> None:
         link = self._links.get(runner)
@@ -328,10 +377,13 @@ class Leases:
         if not view.confirmed:
             await self._queue.decline(claim, view.runner, now=now)
         else:
-            outcome = Outcome(succeeded=False, reason="setup", message="The runner restarted and lost this attempt.")
+            reason = LOST if view.kind is JobKind.SESSION else "setup"
+            outcome = Outcome(succeeded=False, reason=reason, message="The runner restarted and lost this attempt.")
             result = await self._queue.finish(Finish(claim=claim, outcome=outcome), now=now)
             if result.run is not None:
                 await closing.announce(self._runs, self._wakeups, result.run, now)
+            if view.kind is JobKind.SESSION:
+                self._watch.ended(view.subject, view.job)
         self._wakeups.notify(channels.READY)
 
     def _lose(self, lost: LostLease) -> None:
@@ -342,6 +394,8 @@ class Leases:
             link.connection.drop(lost.job, lost.fence, f"The lease is over: {lost.end}.")
         if job is not None:
             self._wake_subject(job)
+        if lost.kind is JobKind.SESSION:
+            self._watch.ended(lost.subject, lost.job)
         _log.info("job %d of %s was taken back from runner %s: %s", lost.job, lost.subject, lost.runner, lost.end)
 
     def _tell(self, runner: RunnerId, connection: RunnerConnection, result: HeartbeatResult) -> None:
@@ -365,8 +419,10 @@ class Leases:
 
     def _remember(self, view: LeaseView, offered_at: int) -> OfferedJob:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
-        job = OfferedJob(view.kind, view.subject, view.runner, timeout_ms or FOREVER_MS, offered_at)
+        job = OfferedJob(view, timeout_ms=timeout_ms or FOREVER_MS, offered_at=offered_at)
         self._jobs[view.job] = job
+        if view.kind is JobKind.SESSION:
+            self._watch.placed(view.subject, view.job)
         return job
 
     async def _until_visible(self, job: OfferedJob) -> None:
@@ -380,9 +436,5 @@ class Leases:
                 await asyncio.sleep(wait_ms / 1000)
 
     def _wake_subject(self, job: OfferedJob) -> None:
-        if job.kind is JobKind.SUBTASK:
-            self._wakeups.notify(channels.run(RunSlug(job.subject)))
-        else:
-            self._wakeups.notify(channels.version(job.subject))
-        self._wakeups.notify(channels.log(job.subject))
-        self._wakeups.notify(channels.EVENTS)
+        for channel in channels.of_job(job.kind, job.subject):
+            self._wakeups.notify(channel)

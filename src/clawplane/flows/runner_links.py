@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final, assert_never
 
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import HEARTBEAT_EVERY_MS, Claim, JobKind, RunnerRecord, Want
+from clawplane.domain.leases import HEARTBEAT_EVERY_MS, Claim, JobKind, LeaseView, Offer, RunnerRecord, Want
 from clawplane.domain.ports import RunnerConnection
+from clawplane.domain.session_rules import caps_of
 
 _STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
 """A runner that has missed its heartbeat is offered nothing until it is heard again."""
@@ -19,15 +22,17 @@ class RunnerLink:
         self.record = record
         self.connection = connection
         self.free: dict[str, int] = {}
-        self.unanswered: dict[JobId, str] = {}
-        """Offers on their way, with their capability: the runner's own count of free slots cannot include them yet."""
+        self.unanswered: dict[JobId, tuple[str, ...]] = {}
+        """Offers on their way, with their capabilities: the runner cannot have counted them yet."""
+        self.reserved: Counter[str] = Counter()
+        """Slots for which an offer is being stored."""
         self.draining = False
         self.heard_at = now
 
     def said_free(self, free: dict[str, int], now: int) -> None:
         """Take a runner's word about its free slots, less the offers that it cannot have counted."""
-        on_their_way = list(self.unanswered.values())
-        self.free = {caps: count - on_their_way.count(caps) for caps, count in free.items()}
+        on_their_way = Counter(caps for offered in self.unanswered.values() for caps in offered)
+        self.free = {caps: count - on_their_way[caps] for caps, count in free.items()}
         self.heard_at = now
 
     def wants(self, now: int) -> list[Want]:
@@ -36,23 +41,53 @@ class RunnerLink:
             return []
         offered = self.record.capabilities
         return [
-            Want(runner=self.record.id, caps=caps, count=count)
+            Want(runner=self.record.id, caps=caps, count=left)
             for caps, count in self.free.items()
-            if count > 0 and caps in offered
+            if (left := count - self.reserved[caps]) > 0 and caps in offered
         ]
+
+    def reserve(self, wants: Sequence[Want]) -> None:
+        """Promise slots to an offer that is being stored."""
+        for want in wants:
+            self.reserved[want.caps] += want.count
+
+    def release(self, wants: Sequence[Want]) -> None:
+        """Take that promise back; what was offered counts as sent by now."""
+        for want in wants:
+            self.reserved[want.caps] -= want.count
+
+    def sent(self, job: JobId, kind: JobKind) -> None:
+        """Count an offer that was sent."""
+        taken = capabilities_of(kind, self.record.id)
+        for caps in taken:
+            self.free[caps] = self.free.get(caps, 0) - 1
+        self.unanswered[job] = taken
 
 
 class OfferedJob:
     """What is remembered of a job that was offered here."""
 
-    def __init__(self, kind: JobKind, subject: str, runner: RunnerId, timeout_ms: int, offered_at: int) -> None:
-        self.kind = kind
-        self.subject = subject
-        self.runner = runner
+    def __init__(self, offer: Offer | LeaseView, *, timeout_ms: int, offered_at: int) -> None:
+        self.kind = offer.kind
+        self.subject = offer.subject
+        self.runner = offer.runner
+        self.fence = offer.fence
         self.timeout_ms = timeout_ms
         self.offered_at = offered_at
         self.claim: Claim | None = None
         """Set while the offer is not confirmed."""
+
+
+def why_not_ready(links: Collection[RunnerLink]) -> str | None:
+    """Return None when one of the connected runners can take runs, else the reason why not in one sentence."""
+    if not links:
+        return "No runner is connected; start one with `clawplane runner`."
+    able = [link for link in links if "workers" in link.record.capabilities]
+    if not able:
+        return "No connected runner offers the capability `workers`."
+    if all(link.draining for link in able):
+        return "Every connected runner is draining."
+    return None
 
 
 def record_of(runner: RunnerRecord, *, connected: bool, draining: bool, now: int) -> RunnerRecord:
@@ -70,6 +105,14 @@ def record_of(runner: RunnerRecord, *, connected: bool, draining: bool, now: int
     )
 
 
-def capability_of(kind: JobKind) -> str:
-    """Return the capability that a runner needs for a kind of job."""
-    return "builds" if kind is JobKind.BUILD else "workers"
+def capabilities_of(kind: JobKind, runner: RunnerId) -> tuple[str, ...]:
+    """Return the capabilities of which a job of this kind takes a slot each."""
+    match kind:
+        case JobKind.BUILD:
+            return ("builds",)
+        case JobKind.SUBTASK:
+            return ("workers",)
+        case JobKind.SESSION:
+            return (caps_of(None), caps_of(runner))
+        case _:
+            assert_never(kind)

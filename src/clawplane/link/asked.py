@@ -1,9 +1,10 @@
 """The control plane's end of questions: ask a session over its runner's link, take what it streams, get the answer.
 
-One `AskedQuestion` per question implements `domain.ports.Conversation`. Frames of questions never wait behind batches:
-the link's reader hands them in directly (`receive` never waits), and what a caller has not taken yet is bounded by the
-credit the runner was given. Rules that never break: a word with another fence, or about a question that is over, is
-ignored; a runner that says more than it has credit for is hung up on; a link that is cut answers everybody who waits.
+One `AskedQuestion` per question implements `domain.session_ports.Conversation`. Frames of questions never wait behind
+batches: the link's reader hands them in directly (`receive` never waits), and what a caller has not taken yet is
+bounded by the credit the runner was given. Rules that never break: a word with another fence, or about a question that
+is over, is ignored; a runner that says more than it has credit for is hung up on; a link that is cut answers everybody
+who waits.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AskFrame = Told | Answered | Failed | Took
 
 
 class AskedQuestion:
-    """One question and what comes of it; see domain.ports.Conversation."""
+    """One question and what comes of it; see domain.session_ports.Conversation."""
 
     def __init__(self, asked: Asked, say: Say, room: Room, over: Callable[[int], None]) -> None:
         self.job, self.fence, self.ask = asked.job, asked.fence, asked.ask

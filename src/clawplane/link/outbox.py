@@ -13,7 +13,7 @@ from typing import Final
 from clawplane.domain.errors import Conflict
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer
-from clawplane.domain.ports import Conversation
+from clawplane.domain.session_ports import Conversation
 from clawplane.link.asked import AskedQuestions
 from clawplane.link.codec import Codec
 from clawplane.link.frames import Cancel, Drop, Fed, Offered, ServerFrame

@@ -11,6 +11,7 @@ from clawplane.store.events import SqlEvents
 from clawplane.store.keys import SqlKeys
 from clawplane.store.queue import SqlQueue
 from clawplane.store.runs import SqlRuns
+from clawplane.store.sessions import SqlSessions
 from clawplane.store.sqlite import BUSY_SECONDS, IDLE_SECONDS, SqliteDatabase
 from clawplane.store.wakeups import LocalWakeups
 from clawplane.store.workers import SqlWorkers
@@ -27,6 +28,7 @@ class Store:
         self.queue = SqlQueue(database, clock)
         self.workers = SqlWorkers(database)
         self.runs = SqlRuns(database)
+        self.sessions = SqlSessions(database)
         self.keys = SqlKeys(database)
         self.events = SqlEvents(database)
         self.blobs = blobs

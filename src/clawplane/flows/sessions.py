@@ -1,0 +1,258 @@
+"""Code sessions as their owners see them: create, execute, look, reset, branch, sleep, delete; and their files.
+
+Everything that is asked of a session goes to the runner that has it (`SessionPlaces.reach`), which wakes it if it
+sleeps. Who may ask is decided here: a session of somebody else does not exist. What is asked was checked by
+`domain.session_rules` before, and the runner checks what only it can see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import msgspec
+
+from clawplane.domain import asks
+from clawplane.domain.access import Caller, Scope
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import NotFound, RateLimited, StaleLease, Unavailable
+from clawplane.domain.ids import JobId, JobIds, RunnerId, new_ulid
+from clawplane.domain.ports import Wakeups
+from clawplane.domain.runner_asks import REFUSED, ForgetWorkspace
+from clawplane.domain.session_history import KEPT, ExecRecord, Workspace, notebook
+from clawplane.domain.session_ports import Sessions as SessionStore
+from clawplane.domain.sessions import ExecRequest, LiveState, Session, SessionOptions, SessionState, Tool
+from clawplane.flows.execs import Execution
+from clawplane.flows.leases import Leases
+from clawplane.flows.session_expiry import SessionExpiry
+from clawplane.flows.session_files import SessionFiles
+from clawplane.flows.session_places import Patience, Place, SessionPlaces
+
+A = TypeVar("A", bound=msgspec.Struct)
+
+_encode = msgspec.msgpack.Encoder().encode
+DELETED: Final = "It was deleted."
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What one installation allows. `waiting` bounds the execs of one session that are under way or queued."""
+
+    live_per_owner: int = 2000
+    waiting: int = 100
+
+
+class Sessions:
+    """The life of sessions."""
+
+    def __init__(
+        self,
+        *,
+        sessions: SessionStore,
+        leases: Leases,
+        wakeups: Wakeups,
+        clock: Clock,
+        ids: JobIds,
+        limits: SessionLimits | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self._sessions = sessions
+        self._leases = leases
+        self._clock = clock
+        self._ids = ids
+        self._limits = limits or SessionLimits()
+        self._places = SessionPlaces(sessions, leases, wakeups, clock, ids, patience=patience)
+        self._expiry = SessionExpiry(sessions, self._places, clock, self._end)
+        self._expiring: asyncio.Task[None] | None = None
+        leases.watch(self._places)
+
+    async def start(self) -> None:
+        """Begin to end sessions whose time is over."""
+        self._expiring = asyncio.create_task(self._expiry.run())
+
+    async def close(self) -> None:
+        """Stop; sessions live on where they run. Safe to call twice, or without a start."""
+        if self._expiring is not None:
+            self._expiring.cancel()
+            await asyncio.gather(self._expiring, return_exceptions=True)
+            self._expiring = None
+        await self._places.close()
+
+    # life
+
+    async def create(self, caller: Caller, options: SessionOptions, *, placed: bool = True) -> Session:
+        """Create a session, or return the caller's live one of the same name; `placed` waits until a runner has it."""
+        session = await self._places.submit(self._new(caller, options), max_live=self._limits.live_per_owner)
+        self._expiry.not_later_than(session.expires_at)
+        if placed:
+            session = (await self._places.reach(session)).session
+        return session
+
+    async def find(self, caller: Caller, session_id: str) -> Session:
+        """Return a session that the caller may see; raises NotFound."""
+        session = await self._places.session(session_id)
+        if session is None or not (session.owner == caller.owner or caller.may(Scope.ADMIN)):
+            raise NotFound(
+                f"session_id: there is no session {session_id[:80]!r}.",
+                hint="List yours with GET /v1/sessions, or leave `session_id` out to get a new one.",
+            )
+        return session
+
+    def live(self, session: Session) -> LiveState | None:
+        """Return what the runner last said of a session that lives."""
+        return self._places.live(session.id)
+
+    async def page(
+        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
+    ) -> tuple[int, list[Session]]:
+        """Return the count and one page of the caller's sessions, newest first; `offset` in rows."""
+        await self._places.settle()
+        return await self._sessions.page(owner=caller.owner, state=state, name=name, limit=limit, offset=offset)
+
+    async def delete(self, caller: Caller, session_id: str) -> Session:
+        """End a session now and for good; one that has ended stays as it is."""
+        session = await self.find(caller, session_id)
+        return await self._end(session, DELETED) or await self.find(caller, session_id)
+
+    async def state(self, caller: Caller, session_id: str) -> LiveState:
+        """Ask the runner how a session stands; this wakes it."""
+        return await self._ask(await self.find(caller, session_id), "state", asks.Nothing(), LiveState)
+
+    async def reset(self, caller: Caller, session_id: str, question: asks.Reset) -> LiveState:
+        """Replace a session's interpreter; its files stay."""
+        return await self._ask(await self.find(caller, session_id), "reset", question, LiveState)
+
+    async def rollback(self, caller: Caller, session_id: str, question: asks.Rollback) -> LiveState:
+        """Go back to before some of the last execs."""
+        return await self._ask(await self.find(caller, session_id), "rollback", question, LiveState)
+
+    async def sleep(self, caller: Caller, session_id: str, *, save: bool) -> LiveState:
+        """Let a session sleep now; one that sleeps without a lease stays as it is."""
+        session = await self.find(caller, session_id)
+        if session.state is SessionState.SLEEPING and self._leases.reach(session.job) is None:
+            return LiveState(state=SessionState.SLEEPING, expires_at=session.expires_at)
+        return await self._ask(session, "sleep", asks.Sleep(save=save), LiveState)
+
+    async def interrupt(self, caller: Caller, session_id: str, exec_id: str = "") -> None:
+        """Interrupt an exec, or whatever runs; a session that does not live has nothing to interrupt."""
+        session = await self.find(caller, session_id)
+        if self._leases.reach(session.job) is not None:
+            await self._ask(session, "interrupt", asks.Interrupt(exec_id=exec_id), asks.Nothing)
+
+    async def branch(self, caller: Caller, session_id: str, *, name: str = "") -> Session:
+        """Copy a session's live interpreter into a new session on the same runner."""
+        source = await self.find(caller, session_id)
+        options = msgspec.structs.replace(source.options, workspace=None, name=name)
+        copy = self._new(caller, options, branch_of=source.id)
+        place = await self._places.reach(source)
+        await self._answer(place, "branch", asks.Branch(session=copy.id), asks.Nothing)
+        at = self._places  # the copy waits at the runner for the job that names it
+        known = await at.session(source.id)
+        copy = msgspec.structs.replace(copy, runner=(known or source).runner)
+        stored = await at.submit(copy, max_live=self._limits.live_per_owner)
+        self._expiry.not_later_than(stored.expires_at)
+        return (await at.reach(stored)).session
+
+    # execs
+
+    async def execute(self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object) -> Execution:
+        """Return an exec that is ready to be entered; without a session id a session is created for it.
+
+        `more` are fields of domain.sessions.ExecRequest. All values were checked by domain.session_rules.
+        """
+        now = self._clock.now_ms()
+        request = msgspec.convert({"id": new_ulid(now), "tool": tool, "code": code, **more}, ExecRequest)
+        if session_id is None:
+            session = await self.create(caller, SessionOptions(), placed=False)
+        else:
+            session = await self.find(caller, session_id)
+        if self._places.busy[session.id] >= self._limits.waiting:
+            raise RateLimited(f"{self._limits.waiting} execs of this session are waiting.", hint="Wait for their ends.")
+        return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock)
+
+    async def execs(self, caller: Caller, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:
+        """Return how many execs are kept of a session, and one page of them, newest first; `offset` in rows."""
+        session = await self.find(caller, session_id)
+        await self._places.settle()
+        return await self._sessions.execs(session.id, limit=limit, offset=offset)
+
+    async def notebook(self, caller: Caller, session_id: str) -> dict[str, object]:
+        """Return a session's history as a notebook."""
+        session = await self.find(caller, session_id)
+        _, records = await self.execs(caller, session_id, limit=KEPT, offset=0)
+        return notebook(session, reversed(records))
+
+    # files
+
+    async def files(self, caller: Caller, session_id: str | None) -> SessionFiles:
+        """Return the way to a session's workspace; without an id a session is created."""
+        if session_id is None:
+            session = await self.create(caller, SessionOptions(), placed=False)
+        else:
+            session = await self.find(caller, session_id)
+        return SessionFiles(session, self._places)
+
+    async def workspaces(self, caller: Caller) -> list[Workspace]:
+        """Return the caller's named workspaces."""
+        return await self._sessions.workspaces(caller.owner)
+
+    async def delete_workspace(self, caller: Caller, name: str) -> None:
+        """Delete a named workspace with its files; raises NotFound, Conflict while a session is attached to it."""
+        found = next((item for item in await self.workspaces(caller) if item.name == name), None)
+        if found is None:
+            raise NotFound(f"workspace: there is no workspace {name[:80]!r}.", hint="List them: GET /v1/workspaces.")
+        connection = None if found.runner is None else self._leases.connection_to(RunnerId(found.runner))
+        if found.runner is not None and connection is None:
+            raise Unavailable(
+                f"The runner {found.runner}, which has this workspace, is not connected.", hint="Start it again."
+            )
+        await self._sessions.remove_workspace(caller.owner, name)
+        if connection is not None:
+            question = ForgetWorkspace(owner=caller.owner, workspace=name)
+            await connection.ask(JobId(0), 0, "forget_workspace", _encode(question)).answer()
+
+    # pieces
+
+    def _new(self, caller: Caller, options: SessionOptions, *, branch_of: str | None = None) -> Session:
+        now = self._clock.now_ms()
+        return Session(
+            id=new_ulid(now),
+            owner=caller.owner,
+            state=SessionState.CREATING,
+            options=options,
+            job=self._ids.next(now),
+            created_at=now,
+            used_at=now,
+            expires_at=now + options.expires_after * 1000 if options.expires_after else None,
+            branch_of=branch_of,
+        )
+
+    async def _end(self, session: Session, reason: str) -> Session | None:
+        ended = await self._sessions.end(session.id, reason, now=self._clock.now_ms())
+        self._places.ended(session.id, session.job)
+        if ended is None:
+            return None
+        self._leases.cancel(ended.leases, reason)
+        runner = ended.session.runner
+        if runner is not None and not any(lease.confirmed for lease in ended.leases):
+            self._places.spawn(self._places.sweep(runner))
+        return ended.session
+
+    async def _ask(self, session: Session, method: str, question: msgspec.Struct, answer: type[A]) -> A:
+        place = await self._places.reach(session)
+        try:
+            return await self._answer(place, method, question, answer)
+        except StaleLease as error:
+            if REFUSED not in error.details:
+                raise
+            self._places.forget(session.id)
+            return await self._answer(await self._places.reach(session), method, question, answer)
+
+    @staticmethod
+    async def _answer(place: Place, method: str, question: msgspec.Struct, answer: type[A]) -> A:
+        asked = place.ask(method, question)
+        try:
+            return msgspec.msgpack.decode(await asked.answer(), type=answer)
+        finally:
+            asked.withdraw()
