@@ -19,7 +19,7 @@ InThread = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 class Outgoing(ABC):
     """Iterate to get the chunks; `sent` counts their bytes, `size` is what a file holds (0: not known before).
 
-    Close it, or use `async with`.
+    Close it, or use `async with`, or `aclosing`.
     """
 
     def __init__(self, in_thread: InThread, size: int) -> None:
@@ -32,6 +32,10 @@ class Outgoing(ABC):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    async def aclose(self) -> None:
+        """Do as `close`."""
         self.close()
 
     def __aiter__(self) -> Self:
