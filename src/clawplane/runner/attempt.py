@@ -18,9 +18,11 @@ from collections.abc import Callable, Coroutine
 from typing import Literal, Protocol, TypeVar
 
 from clawplane.domain.batches import ERROR
+from clawplane.domain.errors import NotImplementedHere
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
-from clawplane.runner.jobs.job import CannotPrepare, Job
+from clawplane.link.asking import Asking
+from clawplane.runner.jobs.job import Answering, CannotPrepare, Job
 from clawplane.runner.shipping import LeaseLost, Shipper
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,17 @@ class Attempt:
         if self._running:
             self._job.stop()
 
+    def asked(self, asking: Asking) -> None:
+        """Hand a question to the job; raises NotImplementedHere when it answers none."""
+        if not isinstance(self._job, Answering):
+            raise NotImplementedHere("This job answers no questions.")
+        self._job.asked(asking)
+
+    def leave(self) -> None:
+        """This runner leaves when what runs has ended: a job that would never end by itself keeps what it can."""
+        if isinstance(self._job, Answering):
+            self._job.leave()
+
     def give_back(self) -> None:
         """This runner leaves: kill, and let the job be queued again."""
         self._end("give_back")
@@ -84,7 +97,7 @@ class Attempt:
         if outcome is None or self._ending == "drop":
             self.shipper.lose()
             return
-        if self._ending == "give_back":
+        if self._ending == "give_back" and not isinstance(self._job, Answering):
             outcome = _setup("The runner was stopped before the attempt ended.")
         self.shipper.flush()
         self._ends.end(self.offer.job, self.offer.fence, outcome)

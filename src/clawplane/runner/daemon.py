@@ -22,17 +22,19 @@ from clawplane.builder.tools import find_tools
 from clawplane.domain.clock import Clock, SystemClock
 from clawplane.domain.errors import ClawplaneError, InvalidArgument, InvalidToken
 from clawplane.domain.leases import JobKind, Offer
+from clawplane.domain.sessions import LiveState
 from clawplane.link.connection import LinkRefused, link_url
 from clawplane.link.protocol import Identity
 from clawplane.runner.identity import own, runner_id
 from clawplane.runner.isolation import Isolation
 from clawplane.runner.jobs.build import BuildJob
-from clawplane.runner.jobs.job import Job
+from clawplane.runner.jobs.job import Job, UnreadableJob
+from clawplane.runner.jobs.session import SessionJob
 from clawplane.runner.jobs.subtask import SubtaskJob
 from clawplane.runner.runner import Runner
 from clawplane.runner.settings import RunnerSettings
 from clawplane.runner.shipping import Shipper
-from clawplane.runner.slots import CAPABILITY
+from clawplane.runner.slots import CAPABILITY, bound
 from clawplane.runner.workshop import Workshop, workshop
 from clawplane.sandbox.launch import Sandbox, SandboxUnavailable
 
@@ -76,10 +78,10 @@ async def run_runner(
                 settings = replace(settings, slots=1, build_slots=1)
             stack.push_async_callback(isolation.close)
         tools = await asyncio.to_thread(find_tools, environ)
-        shop = await stack.enter_async_context(workshop(settings, isolation, tools, environ))
+        shop = await stack.enter_async_context(workshop(settings, isolation, tools, environ, clock))
         collector = _Collector(shop, settings)
         stack.push_async_callback(collector.close)
-        runner = Runner(settings, _identity(settings, clock), _jobs(shop), clock=clock, ended=collector.ended)
+        runner = _runner(settings, shop, clock, collector)
         stack.enter_context(_drained_by_signals(runner))
         serving(runner)
         try:
@@ -100,10 +102,31 @@ async def _open_isolation(settings: RunnerSettings) -> Isolation:
         return UnsafeLauncher(state_directory=settings.data / "unsafe")
 
 
-def _identity(settings: RunnerSettings, clock: Clock) -> Identity:
+def _runner(settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _Collector) -> Runner:
+    identity = _identity(settings, clock, sessions=shop.sessions is not None)
+
+    def note(offer: Offer) -> Callable[[LiveState], None]:
+        return lambda state: runner.link.note(offer.job, offer.fence, state)
+
+    runner = Runner(
+        settings,
+        identity,
+        _jobs(shop, note),
+        clock=clock,
+        ended=collector.ended,
+        asked=None if shop.sessions is None else shop.sessions.asked,
+    )
+    return runner
+
+
+def _identity(settings: RunnerSettings, clock: Clock, *, sessions: bool) -> Identity:
+    runner = runner_id(settings.data, clock)
     slots = {CAPABILITY[JobKind.SUBTASK]: settings.slots, CAPABILITY[JobKind.BUILD]: settings.build_slots}
+    if sessions:
+        capability = CAPABILITY[JobKind.SESSION]
+        slots |= {capability: settings.session_slots, bound(capability, runner): settings.session_slots}
     return Identity(
-        runner=runner_id(settings.data, clock),
+        runner=runner,
         name=settings.name,
         version=clawplane.__version__,
         capabilities=tuple(slots),
@@ -112,13 +135,17 @@ def _identity(settings: RunnerSettings, clock: Clock) -> Identity:
     )
 
 
-def _jobs(shop: Workshop) -> Callable[[Offer, Shipper], Job]:
+def _jobs(shop: Workshop, note: Callable[[Offer], Callable[[LiveState], None]]) -> Callable[[Offer, Shipper], Job]:
     def make(offer: Offer, shipper: Shipper) -> Job:
         match offer.kind:
             case JobKind.BUILD:
                 return BuildJob(offer, shipper, shop)
             case JobKind.SUBTASK:
                 return SubtaskJob(offer, shipper, shop)
+            case JobKind.SESSION:
+                if shop.sessions is None:
+                    return UnreadableJob("This runner holds no sessions.")
+                return SessionJob(offer, shop.sessions, note(offer))
 
     return make
 
@@ -148,7 +175,8 @@ class _Collector:
             await self._shop.environments.collect(
                 max_age=settings.environment_max_age_days * _DAY,
                 max_bytes=settings.environment_max_bytes,
-                keep=self._shop.warm.layers(),
+                keep=self._shop.warm.layers()
+                | (self._shop.sessions.profiles.fingerprints() if self._shop.sessions else set()),
             )
         except OSError as error:
             _log.warning("Old environments could not be removed: %s", error)

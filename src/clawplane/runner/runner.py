@@ -14,8 +14,10 @@ from typing import Final
 import msgspec
 
 from clawplane.domain.clock import Clock
+from clawplane.domain.errors import StaleLease, Unavailable
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import JobKind, Offer
+from clawplane.link.asking import RUNNER_ITSELF, Asking
 from clawplane.link.connection import Link, Waits
 from clawplane.link.frames import Cancel, Confirmed, Drop, Ended, Offered, ServerFrame, Stored, Welcome
 from clawplane.link.protocol import Identity
@@ -38,7 +40,10 @@ _Key = tuple[JobId, int]
 
 
 class Runner:
-    """One runner on one link. `make_job` turns an offer into work; `ended` hears what kind of job has ended."""
+    """One runner on one link.
+
+    `make_job` turns an offer into work, `ended` hears what kind of job has ended, `asked` answers what concerns no job.
+    """
 
     def __init__(
         self,
@@ -48,12 +53,14 @@ class Runner:
         *,
         clock: Clock,
         ended: Callable[[JobKind], None] = lambda kind: None,
+        asked: Callable[[Asking], None] | None = None,
         waits: Waits | None = None,
     ) -> None:
         self._settings = settings
         self._make_job = make_job
         self._clock = clock
         self._ended = ended
+        self._asked_itself = asked
         self._slots = Slots(identity.slots)
         self._room = Room(settings.buffer_bytes)
         self._attempts: dict[_Key, Attempt] = {}
@@ -64,7 +71,9 @@ class Runner:
         self._answered.set()
         self._draining = asyncio.Event()
         self._halting = asyncio.Event()
-        self.link = Link(settings.url, settings.token, identity, self._hear, clock=clock, waits=waits)
+        self.link = Link(
+            settings.url, settings.token, identity, self._hear, asked=self._asked, clock=clock, waits=waits
+        )
 
     @property
     def running(self) -> int:
@@ -79,6 +88,8 @@ class Runner:
         _log.info("Draining: %d attempts at work", self.running)
         self._draining.set()
         self.link.drain()
+        for key in self._tasks:
+            self._attempts[key].leave()
 
     async def serve(self) -> None:
         """Run until drained or cancelled; raises LinkRefused when the control plane does not want this runner."""
@@ -139,6 +150,18 @@ class Runner:
                 _log.info("Linked to the control plane at %s", self._settings.url)
             case _:
                 pass
+
+    def _asked(self, asking: Asking) -> None:
+        """Hand a question to the job that it is about."""
+        if asking.job == RUNNER_ITSELF:
+            if self._asked_itself is None:
+                raise Unavailable("This runner holds no sessions.")
+            self._asked_itself(asking)
+            return
+        attempt = self._attempts.get((asking.job, asking.fence))
+        if attempt is None or (asking.job, asking.fence) not in self._tasks:
+            raise StaleLease("The session has ended.", hint="Ask again: it wakes if it can.")
+        attempt.asked(asking)
 
     @staticmethod
     def _tell(attempt: Attempt, frame: Confirmed | Stored | Cancel) -> None:

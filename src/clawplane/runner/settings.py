@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from clawplane.domain.sessions import DEFAULT_PROFILE, Profile
+
 MIB = 1 << 20
 
 
@@ -49,3 +51,18 @@ class RunnerSettings:
     """What all attempts together may hold in memory that is not stored yet."""
     attempt_buffer_bytes: int = 8 * MIB
     egress: EgressSettings = EgressSettings()
+    sessions: bool = True
+    """Offer code sessions; needs a sandbox."""
+    session_slots: int = 64
+    """Live sessions at once, frozen ones included."""
+    session_pool: int = 2
+    """Ready sandboxes kept for each profile in `session_ready`; 0 = none."""
+    session_profiles: tuple[Profile, ...] = ("bare", "data", "full")
+    """What is offered; all but `bare` are installed in the background at the first start."""
+    session_ready: tuple[Profile, ...] = (DEFAULT_PROFILE,)
+    session_spill_bytes: int = 16 * MIB
+    """How much of one exec's output is kept in the workspace when it is more than an answer shows."""
+    session_save_seconds: float = 10.0
+    """How long sessions are given to save their variables when the runner leaves."""
+    session_allowed: tuple[str, ...] = ()
+    """Hosts that sessions may always reach, wherever their addresses are: `name`, `*.suffix`, `address`, with `:port`."""

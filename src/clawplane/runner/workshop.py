@@ -11,14 +11,20 @@ from typing import BinaryIO, Final
 from clawplane.builder.environments import EnvironmentCache
 from clawplane.builder.tools import Tools
 from clawplane.client.blobs import BlobClient
+from clawplane.domain.clock import Clock
 from clawplane.runner.build_launcher import BuildLauncher
 from clawplane.runner.egress import Exits
 from clawplane.runner.environments import Environments
 from clawplane.runner.isolation import Isolation
 from clawplane.runner.jobs.guest import Runtimes, find_runtimes
 from clawplane.runner.launch import WarmInterpreters
+from clawplane.runner.sessions.house import House
+from clawplane.runner.sessions.places import Places
+from clawplane.runner.sessions.profiles import Profiles
+from clawplane.runner.sessions.world import World, certificates_of, index_variables
 from clawplane.runner.settings import RunnerSettings
 from clawplane.runner.workspace import PackageCache
+from clawplane.sandbox.launch import Sandbox
 
 BUILD_SECONDS: Final = 1800.0
 _DOWNLOAD_SECONDS: Final = 300.0
@@ -34,11 +40,13 @@ class Workshop:
     warm: WarmInterpreters
     runtimes: Runtimes
     exits: Exits
+    sessions: House | None
+    """None where sessions are not offered."""
 
 
 @asynccontextmanager
 async def workshop(
-    settings: RunnerSettings, isolation: Isolation, tools: Tools, environ: Mapping[str, str]
+    settings: RunnerSettings, isolation: Isolation, tools: Tools, environ: Mapping[str, str], clock: Clock
 ) -> AsyncIterator[Workshop]:
     """Open the caches below the runner's data directory on top of an open sandbox."""
     exits = Exits(settings.egress, control_plane=settings.url)
@@ -54,16 +62,36 @@ async def workshop(
     warm = WarmInterpreters(isolation, cache, launcher, tools.python, memory=settings.data / "warm.json")
     warm.recall()
     exits.learn_indexes(tools, environ)
+    runtimes = find_runtimes(environ, tools.python)
+    sessions: House | None = None
+    if settings.sessions and isinstance(isolation, Sandbox):
+        profiles = Profiles(
+            isolation,
+            cache,
+            launcher,
+            tools.python,
+            offered=settings.session_profiles,
+            memory=settings.data / "profiles.json",
+            max_age_days=settings.environment_max_age_days,
+            clock=clock,
+        )
+        world = World(tools.python, runtimes, index_variables(tools.indexes), certificates_of(tools.indexes))
+        sessions = House(isolation, world, profiles, Places(settings.data), exits, settings, clock)
     try:
+        if sessions is not None:
+            await sessions.start()
         yield Workshop(
             isolation=isolation,
             packages=packages,
             environments=environments,
             warm=warm,
-            runtimes=find_runtimes(environ, tools.python),
+            runtimes=runtimes,
             exits=exits,
+            sessions=sessions,
         )
     finally:
+        if sessions is not None:
+            await sessions.close()
         # what waits for the network or builds goes first, what they use last
         await packages.close()
         await environments.close()

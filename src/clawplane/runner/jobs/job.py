@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from clawplane.domain.leases import Outcome
+from clawplane.link.asking import Asking
 
 
 class CannotPrepare(Exception):
@@ -32,6 +33,19 @@ class Job(Protocol):
 
     async def close(self) -> None:
         """Let go of everything; nothing of the job runs when this is called."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A job that is asked questions while it is prepared and runs, and that can end in peace when the runner leaves."""
+
+    def asked(self, asking: Asking) -> None:
+        """Take a question; must not wait, and may raise a ClawplaneError to refuse."""
+        ...
+
+    def leave(self) -> None:
+        """Keep what can be kept and let `run` return soon."""
         ...
 
 

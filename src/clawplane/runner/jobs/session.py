@@ -1,0 +1,123 @@
+"""Hold one code session: from the lease to the reason for which it ends.
+
+    prepare: a sandbox, from the ready pool or from cold; what is asked meanwhile waits, and its callers are told why
+    run: the session lives; it ends by itself (expired, saved, lost) or by a word from outside
+    stop (Cancel): it was deleted; its workspace goes with it            -> closed
+    leave (the runner leaves): save its variables                        -> saved, or lost
+    kill (Drop, give back): its memory is gone, its workspace stays
+
+The outcome's reason is that word; the control plane makes `ended` of closed and expired, `sleeping` of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from clawplane.domain.errors import ClawplaneError, RateLimited, Unavailable
+from clawplane.domain.leases import Offer, Outcome
+from clawplane.domain.sessions import ExecEvent, LiveState, SessionSpec
+from clawplane.link.asking import Asking
+from clawplane.runner.jobs.job import CannotPrepare
+from clawplane.runner.sessions.house import House
+from clawplane.runner.sessions.live import MOST_WAITING, Live
+
+_REASSURE_SECONDS: Final = 2.0
+
+
+class SessionJob:
+    """One life of a session; implements `Job`."""
+
+    def __init__(self, offer: Offer, house: House, note: Callable[[LiveState], None]) -> None:
+        self._spec = msgspec.msgpack.decode(offer.spec, type=SessionSpec)
+        self._house = house
+        self._note = note
+        self._live: Live | None = None
+        self._early: list[Asking] = []
+        self._leaving = False
+        self._closing = False
+        self._failure: ClawplaneError = Unavailable("The session could not be started.")
+        self._reassuring: asyncio.Task[None] | None = None
+
+    def asked(self, asking: Asking) -> None:
+        """Take a question; before the session lives it waits."""
+        if self._live is not None:
+            self._live.asked(asking)
+        elif len(self._early) >= MOST_WAITING:
+            asking.fail(RateLimited("Too many questions wait for this session."))
+        else:
+            self._early.append(asking)
+
+    async def prepare(self) -> None:
+        """Have a sandbox with an interpreter; nothing of the session's runs in it yet."""
+        self._reassuring = asyncio.create_task(self._reassure())
+        try:
+            live = await self._house.open(self._spec, self._note)
+        except ClawplaneError as error:
+            self._failure = error
+            raise CannotPrepare(error.message) from error
+        finally:
+            self._reassuring.cancel()
+        self._live = live
+        early, self._early = self._early, []
+        for asking in early:
+            live.asked(asking)
+
+    async def run(self) -> Outcome:
+        """Live until something ends the session."""
+        live = self._live
+        if live is None:
+            raise CannotPrepare("A session was run before it was prepared.")
+        if self._closing:
+            live.close()
+        elif self._leaving:
+            live.leave()
+        end = await live.run()
+        return Outcome(
+            succeeded=end.reason != "lost",
+            reason=end.reason,
+            message=end.message,
+            wall_ms=end.wall_ms,
+            cpu_ms=end.cpu_ms,
+            peak_memory=end.peak_memory,
+        )
+
+    def stop(self) -> None:
+        """Delete the session."""
+        self._closing = True
+        if self._live is not None:
+            self._live.close()
+
+    def leave(self) -> None:
+        """Save what can be saved and end: the runner leaves."""
+        self._leaving = True
+        if self._live is not None:
+            self._live.leave()
+
+    def kill(self) -> None:
+        """End at once; the workspace stays."""
+        if self._live is not None:
+            self._live.kill()
+
+    async def close(self) -> None:
+        """Let go of the sandbox and answer everybody who still waits."""
+        if self._reassuring is not None:
+            self._reassuring.cancel()
+        for asking in self._early:
+            asking.fail(self._failure)
+        self._early.clear()
+        if self._live is not None:
+            await self._house.left(self._live)
+
+    async def _reassure(self) -> None:
+        """Tell those who wait for more than a moment what they wait for."""
+        while True:
+            await asyncio.sleep(_REASSURE_SECONDS)
+            text = self._house.progress(self._spec.options.profile)
+            ping = msgspec.msgpack.encode(ExecEvent(type="ping", text=text))
+            for asking in self._early:
+                if asking.method == "exec" and not asking.done:
+                    await asking.tell(ping)

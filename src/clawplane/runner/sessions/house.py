@@ -1,0 +1,323 @@
+"""All sessions of this runner: who lives here, where they come from, and what is cleared away after them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from clawplane.domain.asks import Nothing
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import Conflict, InvalidArgument, NotFound
+from clawplane.domain.runner_asks import RUNNER_METHODS, ForgetSession, ForgetWorkspace
+from clawplane.domain.sessions import LiveState, Profile, SessionOptions, SessionSpec
+from clawplane.link.asking import Asking
+from clawplane.runner.egress import Exits
+from clawplane.runner.sessions.execs import Execs
+from clawplane.runner.sessions.file_answers import answered
+from clawplane.runner.sessions.live import Live
+from clawplane.runner.sessions.places import Kept, Places
+from clawplane.runner.sessions.pool import Pool, Ready
+from clawplane.runner.sessions.profiles import Profiles
+from clawplane.runner.sessions.python_side import PythonSide
+from clawplane.runner.sessions.residence import Interpreter, Residence, open_residence
+from clawplane.runner.sessions.saving import Memory, Saver, recalled
+from clawplane.runner.sessions.undo import Copy, resumed
+from clawplane.runner.sessions.world import World, stands_in
+from clawplane.runner.settings import RunnerSettings
+from clawplane.sandbox.launch import Sandbox
+
+_BRANCH_SECONDS: Final = 60.0
+_SWEEP_SECONDS: Final = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A copy that waits for the session it was made for."""
+
+    residence: Residence
+    copy: Copy
+    workspace: str
+    exec_count: int
+    over: asyncio.TimerHandle
+
+
+class House:
+    """The sessions of one runner."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        world: World,
+        profiles: Profiles,
+        places: Places,
+        exits: Exits,
+        settings: RunnerSettings,
+        clock: Clock,
+    ) -> None:
+        self.profiles = profiles
+        self._sandbox = sandbox
+        self._world = world
+        self._places = places
+        self._exits = exits
+        self._settings = settings
+        self._clock = clock
+        self._lives: dict[str, Live] = {}
+        self._branches: dict[str, _Branch] = {}
+        self._opening = 0
+        self._clearing: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.Task[None] | None = None
+        self.pool = Pool(
+            self._make_ready,
+            self._discard_ready,
+            self._busy,
+            profiles=profiles,
+            kept=settings.session_ready,
+            size=settings.session_pool,
+        )
+
+    async def start(self) -> None:
+        """Clear away what an earlier process left, and begin to get ready."""
+        kept = await asyncio.to_thread(self._places.sweep, self._clock.now_ms())
+        if kept:
+            _log.info("%d sessions sleep on this runner's disk", len(kept))
+        self.profiles.begin()
+        self.pool.start()
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def close(self) -> None:
+        """Let go of everything; the sessions have ended before."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self.pool.close()
+        for session in list(self._branches):
+            self._drop_branch(session)
+        await asyncio.gather(*self._clearing, return_exceptions=True)
+        await self.profiles.close()
+
+    def progress(self, profile: Profile) -> str:
+        """Say what those wait for whose session is not open yet."""
+        if self.profiles.at_hand(profile) is None:
+            return self.profiles.progress(profile)
+        return "The session's sandbox is being opened."
+
+    # A session comes and goes
+
+    async def open(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
+        """Give a session a sandbox; raises a ClawplaneError that says why there is none."""
+        self._opening += 1
+        try:
+            if spec.session in self._lives:
+                raise Conflict(f"The session {spec.session} lives here already.")
+            if spec.resume:
+                live = await self._resume(spec, note)
+            elif spec.branch_of is not None:
+                live = await self._adopt_branch(spec, note)
+            else:
+                live = await self._create(spec, note)
+        finally:
+            self._opening -= 1
+        self._lives[spec.session] = live
+        return live
+
+    async def left(self, live: Live) -> None:
+        """Clear away what a session leaves behind when its life has ended."""
+        session = live.spec.session
+        self._lives.pop(session, None)
+        live.close()  # whoever never ran has to be ended, too
+        await live.stop_processes()
+        await live.residence.leave(live)
+        if live.reason in ("closed", "expired"):
+            await asyncio.to_thread(self._places.forget, session)
+
+    def asked(self, asking: Asking) -> None:
+        """Take a question that concerns no living session."""
+        self._later(answered(asking, self._answer(asking)))
+
+    async def _answer(self, asking: Asking) -> msgspec.Struct:
+        if asking.method not in RUNNER_METHODS:
+            raise InvalidArgument(f"A runner cannot be asked to {asking.method!r}.")
+        try:
+            what: Any = msgspec.msgpack.decode(asking.body, type=RUNNER_METHODS[asking.method][0])
+        except msgspec.MsgspecError as error:
+            raise InvalidArgument(f"The runner cannot read the question {asking.method}: {error}.") from None
+        match what:
+            case ForgetSession():
+                if what.session in self._lives:
+                    raise Conflict(f"The session {what.session} lives.", hint="Delete it first.")
+                await asyncio.to_thread(self._places.forget, what.session)
+            case ForgetWorkspace():
+                if any(self._uses(live, what) for live in self._lives.values()):
+                    raise Conflict(f"The workspace {what.workspace} is in use.", hint="Delete its sessions first.")
+                await asyncio.to_thread(self._places.forget_named, what.owner, what.workspace)
+        return Nothing()
+
+    @staticmethod
+    def _uses(live: Live, what: ForgetWorkspace) -> bool:
+        return (live.spec.owner, live.spec.options.workspace) == (what.owner, what.workspace)
+
+    # Ways to come
+
+    async def _create(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
+        options = spec.options
+        ready = self.pool.take(options.profile)
+        if ready is not None and not stands_in(options, ready.options):
+            self._later(self._discard_ready(ready))
+            ready = None
+        if ready is None:
+            named = options.workspace is not None
+            workspace = self._places.named(spec.owner, options.workspace or "") if named else self._places.unnamed()
+            residence = await self._open(options, workspace)
+            python = PythonSide(residence, {}, options.undo)
+            async with _closed_on_failure(residence):
+                await python.ready()
+        else:
+            workspace, residence = ready.workspace, ready.residence
+            residence.govern(self._exits, options.egress)
+            python = PythonSide(residence, {}, options.undo, ready.interpreter)
+        kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
+        return self._settle(spec, residence, python, kept, Memory(), note)
+
+    async def _resume(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
+        kept = self._places.read(spec.session)
+        if kept is None and spec.options.workspace is not None:
+            workspace = self._places.named(spec.owner, spec.options.workspace)
+            kept = Kept(session=spec.session, owner=spec.owner, options=spec.options, workspace=workspace)
+        if kept is None or not self._places.path(kept.workspace).is_dir():
+            raise NotFound("This runner has nothing of the session any more.", hint="Create a new session.")
+        kept = msgspec.structs.replace(kept, options=spec.options)
+        residence = await self._open(spec.options, kept.workspace)
+        python = PythonSide(residence, {}, spec.options.undo)
+        async with _closed_on_failure(residence):
+            memory = await recalled(self._places, kept, python)
+            await python.ready()
+        return self._settle(spec, residence, python, kept, memory, note)
+
+    async def _adopt_branch(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
+        branch = self._branches.pop(spec.session, None)
+        if branch is None:
+            raise NotFound(f"The copy of the session {spec.branch_of} is gone.", hint="Branch it again.")
+        branch.over.cancel()
+        try:
+            interpreter: Interpreter = await resumed(branch.copy)
+        except BaseException:
+            self._later(branch.residence.leave(branch.copy))
+            raise
+        python = PythonSide(branch.residence, {}, spec.options.undo, interpreter)
+        kept = Kept(
+            session=spec.session,
+            owner=spec.owner,
+            options=spec.options,
+            workspace=branch.workspace,
+            exec_count=branch.exec_count,
+        )
+        memory = Memory(exec_count=branch.exec_count)
+        live = self._settle(spec, branch.residence, python, kept, memory, note)
+        await branch.residence.leave(branch.copy)
+        return live
+
+    def _settle(
+        self,
+        spec: SessionSpec,
+        residence: Residence,
+        python: PythonSide,
+        kept: Kept,
+        memory: Memory,
+        note: Callable[[LiveState], None],
+    ) -> Live:
+        execs = Execs(
+            spec,
+            residence,
+            python,
+            {},
+            node=self._world.runtimes.node,
+            spill_bytes=self._settings.session_spill_bytes,
+            clock=self._clock,
+        )
+        saver = Saver(self._places, kept, self._settings.session_save_seconds)
+        live = Live(
+            spec,
+            residence,
+            python,
+            execs,
+            saver,
+            note=note,
+            branched=self._hold_branch,
+            clock=self._clock,
+            memory=memory,
+        )
+        residence.join(live)
+        saver.note(saved=False, names=kept.names)
+        return live
+
+    async def _open(self, options: SessionOptions, workspace: str) -> Residence:
+        foundation = await self.profiles.ensure(options.profile)
+        path = self._places.path(workspace)
+        return await open_residence(self._sandbox, self._world, foundation, self._exits, options, path)
+
+    # The pool
+
+    async def _make_ready(self, profile: Profile) -> Ready:
+        options = SessionOptions(profile=profile)
+        workspace = self._places.unnamed()
+        residence = await self._open(options, workspace)
+        async with _closed_on_failure(residence):
+            return Ready(residence, await residence.start_python({}), options, workspace)
+
+    async def _discard_ready(self, ready: Ready) -> None:
+        await ready.residence.close()
+        ready.interpreter.close()
+        await asyncio.to_thread(self._places.discard, ready.workspace)
+
+    def _busy(self) -> bool:
+        return bool(self._opening) or any(live.execs.running is not None for live in self._lives.values())
+
+    # Branches
+
+    def _hold_branch(self, parent: Live, session: str, copy: Copy) -> None:
+        """Keep a copy until the session comes that it was made for, but not for long."""
+        kept = self._places.read(parent.spec.session)
+        parent.residence.join(copy)
+        over = asyncio.get_running_loop().call_later(_BRANCH_SECONDS, self._drop_branch, session)
+        workspace = kept.workspace if kept is not None else ""
+        self._branches[session] = _Branch(parent.residence, copy, workspace, parent.exec_count, over)
+
+    def _drop_branch(self, session: str) -> None:
+        branch = self._branches.pop(session, None)
+        if branch is not None:
+            branch.over.cancel()
+            branch.copy.talk.close()
+            self._later(branch.residence.resident.kill_tree(branch.copy.member))
+            self._later(branch.residence.leave(branch.copy))
+
+    # Clearing away
+
+    async def _sweep(self) -> None:
+        """Forget saved sessions whose time is over: nobody tells a runner that was away."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            for session in await asyncio.to_thread(self._places.expired, self._clock.now_ms()):
+                if session not in self._lives:
+                    await asyncio.to_thread(self._places.forget, session)
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._clearing.add(task)
+        task.add_done_callback(self._clearing.discard)
+
+
+@asynccontextmanager
+async def _closed_on_failure(residence: Residence) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        await residence.close()
+        raise

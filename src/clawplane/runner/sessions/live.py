@@ -1,0 +1,367 @@
+"""One live session: its turns, its interpreter, its clock, and its end.
+
+One task (`run`) does everything that touches the interpreter, one turn after the other, in the order of arrival. What
+is asked meanwhile waits in `turns`; interrupts, states and files are answered beside it. When nothing is to be done the
+task looks at the clock: idle for `sleep_after` the processes are stopped, for `save_after` more the variables go to
+disk and the session ends its life, and for `expires_after` it is over. Whatever comes wakes it.
+
+    running --idle--> sleeping (frozen) --longer--> saved        any question about the interpreter: running again
+    closed, expired, lost: from any of them
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import msgspec
+
+from clawplane.domain.asks import METHODS, Branch, Interrupt, Nothing, Reset, Rollback, Sleep
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, Unavailable
+from clawplane.domain.runner_asks import REFUSED
+from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
+from clawplane.link.asking import Asking
+from clawplane.runner.sessions.execs import Execs
+from clawplane.runner.sessions.file_answers import CHANGING, FILE_METHODS, FileAnswers, answered, decode
+from clawplane.runner.sessions.interpreter import Gone
+from clawplane.runner.sessions.python_side import PythonSide
+from clawplane.runner.sessions.residence import Residence
+from clawplane.runner.sessions.running import ASKED_GRACE_SECONDS
+from clawplane.runner.sessions.saving import Memory, Saver
+from clawplane.runner.sessions.turns import MOST_WAITING, Turns
+from clawplane.runner.sessions.undo import Copy
+
+__all__ = ["MOST_WAITING", "End", "Live"]
+
+_MOST_BESIDE: Final = 64
+_NOTE_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+Reason = Literal["closed", "expired", "saved", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why a life of a session ended, and what it used."""
+
+    reason: Reason
+    message: str = ""
+    wall_ms: int = 0
+    cpu_ms: int = 0
+    peak_memory: int = 0
+
+
+class Live:
+    """A session that lives on this runner. `note` hears of every change; `branched` takes a copy for a new session."""
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        residence: Residence,
+        python: PythonSide,
+        execs: Execs,
+        saver: Saver,
+        *,
+        note: Callable[[LiveState], None],
+        branched: Callable[[Live, str, Copy], None],
+        clock: Clock,
+        memory: Memory,
+    ) -> None:
+        self.spec = spec
+        self.residence = residence
+        self.python = python
+        self.execs = execs
+        self.exec_count = memory.exec_count
+        self._saver = saver
+        self._memory = memory
+        self._note_to = note
+        self._branched = branched
+        self._clock = clock
+        self._files = FileAnswers(residence.files)
+        self._turns = Turns()
+        self._beside: set[asyncio.Task[None]] = set()
+        self._state = SessionState.RUNNING
+        self._used = asyncio.get_running_loop().time()
+        self._began = time.monotonic()
+        self._end: Reason | None = None
+        self._end_message = ""
+        self._leaving = False
+        self._noting: asyncio.TimerHandle | None = None
+        self._answers: dict[str, Callable[[Asking, Any], Awaitable[msgspec.Struct]]] = {
+            "reset": self._reset,
+            "rollback": self._rollback,
+            "branch": self._branch,
+            "sleep": self._sleep,
+        }
+
+    # From outside; none of it waits
+
+    def asked(self, asking: Asking) -> None:
+        """Take a question; raises a ClawplaneError to refuse it."""
+        if self._end is not None or self._leaving:
+            raise _ending()
+        method = asking.method
+        if method == "interrupt":
+            self._interrupt(asking, decode(asking))
+        elif method == "state":
+            asking.answer(msgspec.msgpack.encode(self.state()))
+        elif method in FILE_METHODS:
+            self._answer_beside(asking)
+        elif method in METHODS:
+            self._turns.add(asking)
+        else:
+            raise InvalidArgument(f"A session cannot be asked to {method!r}.")
+
+    def close(self) -> None:
+        """End the session for good."""
+        self._finish("closed")
+        self.residence_gone_or_left()
+
+    def leave(self) -> None:
+        """Save and end this life when what runs has ended, but soon."""
+        self._leaving = True
+        self._turns.wake()
+        running = self.execs.running
+        if running is not None:
+            asyncio.get_running_loop().call_later(self._saver.seconds / 2, running.end, "cancelled")
+
+    def kill(self) -> None:
+        """End this life at once; the workspace stays."""
+        self._finish("lost", "its runner had to let go of it")
+        self.residence_gone_or_left()
+
+    def residence_gone_or_left(self) -> None:
+        """End what runs; the sandbox itself goes when nobody else lives in it."""
+        if self.execs.running is not None:
+            self.execs.running.end("killed")
+        if not self.residence.shared:
+            self.residence.kill()
+
+    def state(self) -> LiveState:
+        """Say how the session stands."""
+        options, now = self.spec.options, self._clock.now_ms()
+        idle = asyncio.get_running_loop().time() - self._used
+        used = self.residence.usage()
+        running = self._state is SessionState.RUNNING
+        return LiveState(
+            state=self._state,
+            sleeps_at=now + round((options.sleep_after - idle) * 1000) if running and options.sleep_after else None,
+            expires_at=self.expires_at(),
+            memory=used.current_memory,
+            cpu_ms=used.cpu_ms,
+            disk=self.execs.disk,
+            exec_count=self.exec_count,
+            restored=self._memory.restored,
+            lost=self._memory.lost,
+        )
+
+    def expires_at(self) -> int | None:
+        """Return when the session is over if nobody uses it, in ms."""
+        after = self.spec.options.expires_after
+        idle = asyncio.get_running_loop().time() - self._used
+        return self._clock.now_ms() + round((after - idle) * 1000) if after else None
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why its life ended, None while it goes on."""
+        return self._end
+
+    async def stop_processes(self) -> None:
+        """End what is this session's own in a sandbox that others may live in."""
+        await self.execs.background.end()
+        await self.python.close()
+
+    # The life
+
+    async def run(self) -> End:
+        """Live; returns when something has ended the session."""
+        dying = asyncio.create_task(self._watch())
+        self._note()
+        try:
+            while self._end is None:
+                if self._leaving:
+                    self._turns.refuse(_ending())
+                    await self._save("its runner leaves")
+                elif (asking := await self._turns.next(self._next_step())) is not None:
+                    await self._serve(asking)
+                elif self._end is None and not self._leaving:
+                    await self._look_at_clock()
+        finally:
+            dying.cancel()
+            await asyncio.gather(dying, return_exceptions=True)
+            await self._stop()
+        used = self.residence.usage()
+        wall = round((time.monotonic() - self._began) * 1000)
+        return End(self.reason or "lost", self._end_message, wall, used.cpu_ms, used.peak_memory)
+
+    async def _stop(self) -> None:
+        self._turns.refuse(_ending())
+        if self._noting is not None:
+            self._noting.cancel()
+        for task in list(self._beside):
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
+        await self.execs.finish()
+
+    async def _watch(self) -> None:
+        """Notice when the sandbox ends by itself."""
+        verdict = await self.residence.resident.wait()
+        self._finish("lost", verdict.detail or f"its sandbox ended: {verdict.reason}")
+
+    def _finish(self, reason: Reason, message: str = "") -> None:
+        if self._end is None:
+            self._end, self._end_message = reason, message
+            self._turns.wake()
+
+    async def _serve(self, asking: Asking) -> None:
+        """Do one turn."""
+        try:
+            await self._wake()
+            if asking.method == "exec":
+                await self._exec(asking, decode(asking))
+            else:
+                await answered(asking, self._answers[asking.method](asking, decode(asking)))
+        except ClawplaneError as error:
+            asking.fail(error)
+        except Exception:
+            _log.exception("A turn of the session %s failed by a defect", self.spec.session)
+            asking.fail(InternalError("The runner failed by a defect; its log has the details."))
+            await self.python.drop()
+        self._touch()
+
+    async def _exec(self, asking: Asking, request: ExecRequest) -> None:
+        self.exec_count += 1
+        await self.execs.run(asking, request, self._memory.take_notes())
+        self._touch()
+        if request.tool == "python":
+            await self.python.remember(request.id)
+        self._note_soon()
+
+    # Turns that are no exec
+
+    async def _reset(self, _: Asking, what: Reset) -> msgspec.Struct:
+        await self.execs.background.end()
+        await self.python.reset(what.context, forget=what.forget_context)
+        return self._changed()
+
+    async def _rollback(self, _: Asking, what: Rollback) -> msgspec.Struct:
+        undone = await self.python.rollback(what.execs, what.before)
+        _log.debug("The session %s went back by %d execs", self.spec.session, undone)
+        return self._changed()
+
+    async def _branch(self, _: Asking, what: Branch) -> msgspec.Struct:
+        try:
+            copy = await self.python.copy()
+        except Gone as error:
+            raise Conflict(f"The interpreter has ended and cannot be copied: {error}.") from None
+        self._branched(self, what.session, copy)
+        return Nothing()
+
+    async def _sleep(self, _: Asking, what: Sleep) -> msgspec.Struct:
+        if what.save:
+            await self._save("it was asked for")
+        else:
+            await self._freeze()
+        return self.state()
+
+    # Beside the turns
+
+    def _interrupt(self, asking: Asking, what: Interrupt) -> None:
+        running = self.execs.running
+        if running is not None and what.exec_id in ("", running.request.id):
+            running.end("cancelled", ASKED_GRACE_SECONDS)
+        elif what.exec_id:
+            for waiting in list(self._turns):
+                if waiting.method == "exec" and decode(waiting).id == what.exec_id:
+                    self._turns.remove(waiting)
+                    self.execs.cancelled(waiting, decode(waiting))
+        asking.answer(msgspec.msgpack.encode(Nothing()))
+
+    def _answer_beside(self, asking: Asking) -> None:
+        if len(self._beside) >= _MOST_BESIDE:
+            raise Unavailable("Too many file operations wait for this session.", details=(REFUSED,))
+        task = asyncio.create_task(self._file(asking))
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _file(self, asking: Asking) -> None:
+        await self._files.answer(asking)
+        if asking.method in CHANGING:
+            self.execs.files_changed()
+        if self._state is SessionState.RUNNING:
+            self._touch()
+
+    # The clock
+
+    def _touch(self) -> None:
+        self._used = asyncio.get_running_loop().time()
+
+    def _next_step(self) -> float | None:
+        options = self.spec.options
+        steps = []
+        if self._state is SessionState.RUNNING:
+            steps.append(options.sleep_after)
+        elif options.save_after:
+            steps.append(options.sleep_after + options.save_after)
+        steps.append(options.expires_after)
+        return min((self._used + after for after in steps if after), default=None)
+
+    async def _look_at_clock(self) -> None:
+        options = self.spec.options
+        idle = asyncio.get_running_loop().time() - self._used
+        if options.expires_after and idle >= options.expires_after:
+            self._finish("expired", f"nobody used it for {options.expires_after} s")
+        elif self._state is SessionState.RUNNING and options.sleep_after and idle >= options.sleep_after:
+            await self._freeze()
+        elif self._state is SessionState.SLEEPING and options.save_after:
+            if idle >= options.sleep_after + options.save_after:
+                await self._save("it was not used for long")
+
+    async def _freeze(self) -> None:
+        if self._state is SessionState.RUNNING:
+            await self.residence.sleep(self)
+            self._state = SessionState.SLEEPING
+            self._note()
+
+    async def _wake(self) -> None:
+        if self._state is SessionState.SLEEPING:
+            await self.residence.wake(self)
+            self._state = SessionState.RUNNING
+            self._touch()
+            self._note()
+
+    async def _save(self, why: str) -> None:
+        """Put the variables on disk and end this life."""
+        if self._state is SessionState.SLEEPING:
+            await self.residence.wake(self)
+        kept = await self._saver.save(self.python, self.exec_count, self.expires_at())
+        self._state = SessionState.SLEEPING
+        self._memory.restored, self._memory.lost = (), kept.lost
+        self._note()
+        self._finish("saved" if kept.saved else "lost", f"{why}; {kept.sentence}")
+
+    # What is said of it
+
+    def _changed(self) -> LiveState:
+        self._note()
+        return self.state()
+
+    def _note(self) -> None:
+        if self._noting is not None:
+            self._noting.cancel()
+            self._noting = None
+        self._note_to(self.state())
+
+    def _note_soon(self) -> None:
+        if self._noting is None:
+            self._noting = asyncio.get_running_loop().call_later(_NOTE_SECONDS, self._note)
+
+
+def _ending() -> ClawplaneError:
+    return Unavailable("The session is being ended.", hint="Ask again: it wakes if it can.", details=(REFUSED,))

@@ -1,0 +1,138 @@
+"""The Python half of a session: its interpreter, the copies to go back to, and what happens when either is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from clawplane.domain.errors import Conflict
+from clawplane.runner.sessions.execute_python import PythonEnd, execute_python
+from clawplane.runner.sessions.interpreter import Gone
+from clawplane.runner.sessions.residence import Interpreter, Residence
+from clawplane.runner.sessions.running import Running
+from clawplane.runner.sessions.undo import Copy, Undo, copied, resumed
+from clawplane.sandbox.repl_wire import MAIN, Kept
+
+_TALK_SECONDS = 10.0
+
+
+class PythonSide:
+    """One session's interpreter. Its methods are called one at a time."""
+
+    def __init__(
+        self, residence: Residence, environment: Mapping[str, str], undo: int, interpreter: Interpreter | None = None
+    ) -> None:
+        """Begin with an interpreter, or None to fork one when it is needed."""
+        self._residence = residence
+        self._environment = environment
+        self._interpreter = interpreter
+        self._undo = Undo(residence, undo)
+        self._dying: set[asyncio.Task[None]] = set()
+
+    async def ready(self) -> Interpreter:
+        """Return an interpreter that takes requests; raises Unavailable."""
+        if self._interpreter is not None and self._interpreter.member.end is not None:
+            await self.drop()
+        if self._interpreter is None:
+            self._interpreter = await self._residence.start_python(self._environment)
+        return self._interpreter
+
+    @property
+    def fresh(self) -> bool:
+        """Tell whether there is nothing of the session's own in it."""
+        return self._interpreter is None or self._interpreter.fresh
+
+    async def run(self, running: Running) -> PythonEnd:
+        """Run an exec; an interpreter that did not survive is let go of."""
+        if self._interpreter is not None and self._interpreter.member.end is not None:
+            await self.drop()
+            running.notes.append(
+                "The interpreter had ended between two calls and was replaced; its variables are lost."
+            )
+        end = await execute_python(self._residence, await self.ready(), running)
+        if not end.survived:
+            await self.drop()
+        return end
+
+    async def remember(self, exec_id: str) -> None:
+        """Get ready for the next exec: copy the interpreter as it is now, or fork a new one in place of a lost one."""
+        interpreter = await self.ready()
+        if interpreter.fresh:
+            return
+        try:
+            await self._undo.ran(exec_id, interpreter)
+        except Gone:
+            await self.drop()
+
+    async def reset(self, context: str, *, forget: bool) -> None:
+        """Forget everything, or with a name that context alone."""
+        if context == MAIN:
+            if forget:
+                raise Conflict("The session's own context cannot be ended.", hint="Reset it, or delete the session.")
+            await self.drop()
+            await self.ready()
+            return
+        try:
+            async with asyncio.timeout(_TALK_SECONDS):
+                await (await self.ready()).talk.forget(context)
+        except (Gone, TimeoutError):
+            await self.drop()
+
+    async def rollback(self, execs: int, before: str) -> int:
+        """Go back, and return by how many execs; raises Conflict when that cannot be."""
+        copy, undone = await self._undo.back(execs, before)
+        self._let_go()
+        self._interpreter = await (
+            resumed(copy) if copy is not None else self._residence.start_python(self._environment)
+        )
+        try:
+            await self._undo.renew(self._interpreter if copy is not None else None)
+        except Gone:
+            await self.drop()
+        return undone
+
+    async def copy(self) -> Copy:
+        """Return a copy for a branch; raises Gone, or CannotCopy with the reason."""
+        return await copied(self._residence, await self.ready(), "branch")
+
+    async def save(self, file: int, *, largest: int, seconds: float, room: int) -> Kept:
+        """Write the variables to a file; raises Gone."""
+        interpreter = await self.ready()
+        return await interpreter.talk.save(file, largest=largest, seconds=seconds, room=room)
+
+    async def restore(self, file: int) -> Kept:
+        """Read the variables back; raises Gone."""
+        interpreter = await self.ready()
+        kept = await interpreter.talk.restore(file)
+        interpreter.fresh = False
+        await self._undo.renew(interpreter)
+        return kept
+
+    async def names(self) -> tuple[str, ...]:
+        """Return the names of the variables there are; raises Gone."""
+        if self._interpreter is None:
+            return ()
+        return tuple(name for name, _ in (await self._interpreter.talk.names()).names)
+
+    async def drop(self) -> None:
+        """End the interpreter and forget the copies of it."""
+        await self._undo.clear()
+        self._let_go()
+
+    async def close(self) -> None:
+        """End everything Python of this session and wait until it is gone."""
+        await self.drop()
+        await asyncio.gather(*self._dying, return_exceptions=True)
+
+    def _let_go(self) -> None:
+        old, self._interpreter = self._interpreter, None
+        if old is not None:
+            task = asyncio.create_task(self._ended(old))
+            self._dying.add(task)
+            task.add_done_callback(self._dying.discard)
+
+    async def _ended(self, interpreter: Interpreter) -> None:
+        try:
+            await self._residence.resident.kill_tree(interpreter.member)
+        finally:
+            interpreter.close()

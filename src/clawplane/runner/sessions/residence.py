@@ -1,0 +1,219 @@
+"""One sandbox that sessions live in: its processes, its workspace, and its way out.
+
+As a rule one session lives in a residence. A branch is a fork of its parent's interpreter, so it lives in its parent's
+sandbox, too; the residence is closed when the last of them leaves, and frozen when all of them sleep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from clawplane.domain.errors import InvalidArgument, Unavailable
+from clawplane.domain.sessions import EgressEntry, EgressRules, SessionOptions
+from clawplane.egress.ledger import Mark
+from clawplane.egress.relay import Relay
+from clawplane.runner.egress import Exits, entries_since
+from clawplane.runner.sessions.interpreter import Conversation, Gone
+from clawplane.runner.sessions.pipes import Pipes, make_pipes
+from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
+from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
+from clawplane.runner.workspace_files import WorkspaceFiles
+from clawplane.sandbox.cgroups import Usage
+from clawplane.sandbox.launch import Sandbox, SandboxUnavailable, ZygoteError
+from clawplane.sandbox.policy import MIB
+from clawplane.sandbox.resident import Member, Resident, ResidentError
+
+_INODES_FOR_EACH_MB: Final = 64
+_LEAST_INODES: Final = 10_000
+
+
+class Interpreter:
+    """A Python interpreter that takes requests."""
+
+    def __init__(self, member: Member, talk: Conversation, pipes: Pipes) -> None:
+        self.member = member
+        self.talk = talk
+        self.pipes = pipes
+        self.fresh = True
+        """Nothing of a user's ran in it yet."""
+
+    def close(self) -> None:
+        """Let go of our ends; whoever ends the process does that first."""
+        self.talk.close()
+        self.pipes.close()
+
+
+class Residence:
+    """One open sandbox."""
+
+    def __init__(self, resident: Resident, foundation: Foundation, relay: Relay, files: WorkspaceFiles) -> None:
+        """Use `open_residence`."""
+        self.resident = resident
+        self.foundation = foundation
+        self.files = files
+        self._relay = relay
+        self._holders: set[object] = set()
+        self._asleep: set[object] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    # Who lives here
+
+    def join(self, holder: object) -> None:
+        """Live here."""
+        self._holders.add(holder)
+
+    async def leave(self, holder: object) -> None:
+        """Live here no more; the last one closes the sandbox."""
+        self._holders.discard(holder)
+        self._asleep.discard(holder)
+        if not self._holders:
+            await self.close()
+
+    @property
+    def shared(self) -> bool:
+        """Tell whether more than one session lives here."""
+        return len(self._holders) > 1
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the sandbox still stands."""
+        return self.resident.alive and self._closing is None
+
+    async def sleep(self, holder: object) -> None:
+        """Need no processor; when that is so for everybody here, all processes are stopped."""
+        self._asleep.add(holder)
+        if self._asleep >= self._holders:
+            await self.resident.freeze()
+
+    async def wake(self, holder: object) -> None:
+        """Need the processor again."""
+        self._asleep.discard(holder)
+        if self.resident.frozen:
+            await self.resident.thaw()
+
+    async def close(self) -> None:
+        """End everything in the sandbox; safe to call twice."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    def kill(self) -> None:
+        """End everything at once, without waiting."""
+        self.resident.kill()
+
+    async def _close(self) -> None:
+        await self._relay.close()
+        await self.resident.close()
+        self.files.close()
+
+    # What runs here
+
+    async def start_python(self, environment: Mapping[str, str]) -> Interpreter:
+        """Fork an interpreter and wait until it takes requests; raises Unavailable."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        pipes, out, err = make_pipes()
+        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        talk = Conversation(ours)
+        try:
+            member = await self.resident.fork_python(
+                stdin=nothing,
+                stdout=out,
+                stderr=err,
+                control=theirs.fileno(),
+                environment=environment,
+                working_directory=WORKSPACE,
+                entry_point=ENTRY_POINT,
+            )
+            await talk.ready()
+        except (ResidentError, Gone) as error:
+            talk.close()
+            pipes.close()
+            raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
+        finally:
+            theirs.close()
+            for descriptor in (out, err, nothing):
+                os.close(descriptor)
+        return Interpreter(member, talk, pipes)
+
+    async def start_program(
+        self, argv: Sequence[str], *, stdin: bytes, environment: Mapping[str, str], directory: str
+    ) -> tuple[Member, Pipes]:
+        """Start a program with `stdin` to read; raises InvalidArgument when it cannot be started."""
+        pipes, out, err = make_pipes()
+        given = _sealed(stdin)
+        try:
+            member = await self.resident.execute(
+                argv, stdin=given, stdout=out, stderr=err, environment=environment, working_directory=directory
+            )
+        except ResidentError as error:
+            pipes.close()
+            if not self.resident.alive:
+                raise Unavailable(f"The session's sandbox has ended: {error}.") from None
+            raise InvalidArgument(f"The command could not be started: {error}.") from None
+        finally:
+            for descriptor in (out, err, given):
+                os.close(descriptor)
+        return member, pipes
+
+    def usage(self) -> Usage:
+        """Measure what the sandbox used so far."""
+        return self.resident.usage()
+
+    # The way out
+
+    def govern(self, exits: Exits, rules: EgressRules) -> None:
+        """Let a session's rules decide where it may connect to; raises InvalidArgument."""
+        self._relay.rules = exits.for_session(rules).rules
+
+    def mark(self) -> Mark:
+        """Return where the ledger of connections stands."""
+        return self._relay.ledger.mark()
+
+    def connections(self, mark: Mark) -> tuple[EgressEntry, ...]:
+        """Return what was connected to since a mark."""
+        return entries_since(self._relay.ledger, mark)
+
+
+async def open_residence(
+    sandbox: Sandbox, world: World, foundation: Foundation, exits: Exits, options: SessionOptions, workspace: Path
+) -> Residence:
+    """Open a sandbox with a workspace and a way out; raises Unavailable, InvalidArgument for bad egress rules."""
+    policy = world.policy(options, foundation.site_directories, workspace)
+    try:
+        resident = await sandbox.open_resident(foundation.zygote, policy)
+    except (ResidentError, ZygoteError, SandboxUnavailable) as error:
+        raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
+    relay: Relay | None = None
+    try:
+        relay = exits.for_session(options.egress)
+        files = WorkspaceFiles(
+            workspace,
+            max_bytes=options.disk * MIB,
+            max_inodes=max(_LEAST_INODES, options.disk * _INODES_FOR_EACH_MB) if options.disk else 0,
+        )
+        await relay.serve_socks(resident.listeners[SOCKS])
+        await relay.serve_http(resident.listeners[HTTP])
+    except BaseException:
+        if relay is not None:
+            await relay.close()
+        await resident.close()
+        raise
+    return Residence(resident, foundation, relay, files)
+
+
+def _sealed(content: bytes) -> int:
+    """Return a descriptor to read `content` from, which whoever gets it can neither change nor grow."""
+    if not content:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
