@@ -23,14 +23,15 @@ DEFAULT_READ: Final = 64 << 10
 
 _PLACE: Final = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
 
+# `domain.session_rules` judges the values of these, in the words that every interface uses
 Timeout = Annotated[
-    float,
+    Any,
     Meta(
-        gt=0,
-        le=MAX_TIMEOUT,
         description="Seconds after which the code is stopped; what it printed until then is returned.",
+        extra_json_schema={"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT},
     ),
 ]
+_TEXT: Final = {"type": "string"}
 _SessionId = Annotated[
     str,
     Meta(
@@ -54,7 +55,9 @@ class _Arguments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ExecutePython(_Arguments, frozen=True):
     """Arguments of `execute_python`."""
 
-    code: Annotated[str, Meta(description="Python source. The value of its last expression is a result.")]
+    code: Annotated[
+        Any, Meta(description="Python source. The value of its last expression is a result.", extra_json_schema=_TEXT)
+    ]
     timeout: Timeout = DEFAULT_TIMEOUT
     session_id: _SessionId | None = None
 
@@ -62,7 +65,7 @@ class ExecutePython(_Arguments, frozen=True):
 class ExecuteShell(_Arguments, frozen=True):
     """Arguments of `execute_shell`."""
 
-    command: Annotated[str, Meta(description="What bash runs, in /workspace.")]
+    command: Annotated[Any, Meta(description="What bash runs, in /workspace.", extra_json_schema=_TEXT)]
     timeout: Timeout = DEFAULT_TIMEOUT
     session_id: _SessionId | None = None
 
@@ -70,7 +73,7 @@ class ExecuteShell(_Arguments, frozen=True):
 class ExecuteNode(_Arguments, frozen=True):
     """Arguments of `execute_node`."""
 
-    code: Annotated[str, Meta(description="JavaScript for Node.js; `require` works.")]
+    code: Annotated[Any, Meta(description="JavaScript for Node.js; `require` works.", extra_json_schema=_TEXT)]
     timeout: Timeout = DEFAULT_TIMEOUT
     session_id: _SessionId | None = None
 

@@ -10,8 +10,8 @@ from clawplane.api.mcp.calls import ToolCall
 from clawplane.api.mcp.progress import reporting
 from clawplane.domain.asks import Reset
 from clawplane.domain.errors import ClawplaneError
-from clawplane.domain.ids import new_ulid
-from clawplane.domain.sessions import ExecRequest, LiveState, Tool
+from clawplane.domain.session_rules import check_code, check_timeout
+from clawplane.domain.sessions import LiveState, Tool
 
 
 async def execute_python(call: ToolCall, given: ExecutePython) -> CallToolResult:
@@ -49,12 +49,15 @@ async def reset_repl(call: ToolCall, given: ResetRepl) -> CallToolResult:
 
 
 async def _execute(call: ToolCall, tool: Tool, code: str, timeout: float, session_id: str | None) -> CallToolResult:
+    check_code(code, "command" if tool == "shell" else "code")
+    seconds = check_timeout(timeout)
     session = await call.session(session_id)
-    request = ExecRequest(id=new_ulid(session.used_at), tool=tool, code=code, timeout=timeout)
 
     try:
         async with reporting(call.report, interval=call.interval) as tail:
-            result = await call.sessions.execute(call.caller, session.id, request, tail.hear)
+            result = await call.sessions.execute(
+                call.caller, session.id, tool, code, timeout=seconds, on_event=tail.hear
+            )
     except ClawplaneError as error:  # the session is there: its id must not be lost with the answer
         return answers.refusal(error, session_id=session.id, as_code=True)
     return answers.code_reply(result, await call.sessions.find(call.caller, session.id))

@@ -24,6 +24,7 @@ from clawplane.api.mcp.arguments import (
 from clawplane.api.mcp.calls import ToolCall
 from clawplane.domain.asks import DeleteFile, Edited, EditFile, Files, ListFiles, Nothing, ReadFile, StatFile, WriteFile
 from clawplane.domain.errors import InvalidArgument, InvalidSchema, TooLarge
+from clawplane.domain.session_rules import check_path
 from clawplane.domain.sessions import FileEntry
 
 _MOST_LISTED: Final = 1000
@@ -34,13 +35,14 @@ _CONTINUATION: Final = range(0x80, 0xC0)
 async def workspace_list(call: ToolCall, given: WorkspaceList) -> CallToolResult:
     """List a directory."""
     session = await call.session(given.session_id)
-    question = ListFiles(path=given.path, recursive=given.recursive, limit=_MOST_LISTED)
+    question = ListFiles(path=check_path(given.path, empty=True), recursive=given.recursive, limit=_MOST_LISTED)
     found = await call.ask(session.id, "list", question, Files)
     return answers.reply(answers.FilesAnswer(session_id=session.id, files=found.files, more=found.more))
 
 
 async def workspace_read(call: ToolCall, given: WorkspaceRead) -> CallToolResult:
     """Read a piece of a file; a whole image is attached as one."""
+    check_path(given.path)
     session = await call.session(given.session_id)
     entry = await call.ask(session.id, "stat", StatFile(path=given.path), FileEntry)
     if entry.kind != "file":
@@ -73,6 +75,7 @@ async def workspace_read(call: ToolCall, given: WorkspaceRead) -> CallToolResult
 
 async def workspace_write(call: ToolCall, given: WorkspaceWrite) -> CallToolResult:
     """Write a file."""
+    check_path(given.path)
     content = given.content.encode() if given.encoding == "text" else _decoded(given.content)
     session = await call.session(given.session_id)
     question = WriteFile(path=given.path, append=given.append)
@@ -82,6 +85,7 @@ async def workspace_write(call: ToolCall, given: WorkspaceWrite) -> CallToolResu
 
 async def workspace_edit(call: ToolCall, given: WorkspaceEdit) -> CallToolResult:
     """Replace text in a file."""
+    check_path(given.path)
     session = await call.session(given.session_id)
     question = EditFile(path=given.path, old=given.old, new=given.new, everywhere=given.everywhere)
     edited = await call.ask(session.id, "edit", question, Edited)
@@ -90,6 +94,7 @@ async def workspace_edit(call: ToolCall, given: WorkspaceEdit) -> CallToolResult
 
 async def workspace_delete(call: ToolCall, given: WorkspaceDelete) -> CallToolResult:
     """Delete a file or directory."""
+    check_path(given.path)
     session = await call.session(given.session_id)
     await call.ask(session.id, "delete", DeleteFile(path=given.path, recursive=given.recursive), Nothing)
     return answers.reply(answers.Done(session_id=session.id, done=f"deleted {given.path}"))
@@ -97,6 +102,7 @@ async def workspace_delete(call: ToolCall, given: WorkspaceDelete) -> CallToolRe
 
 async def workspace_download(call: ToolCall, given: WorkspaceDownload) -> CallToolResult:
     """Say where a file, or the ZIP of all, is fetched."""
+    check_path(given.path, empty=True)
     session = await call.session(given.session_id)
     place = f"{call.base}/v1/sessions/{quote(session.id, safe='')}"
     if not given.path:
@@ -113,6 +119,7 @@ async def workspace_download(call: ToolCall, given: WorkspaceDownload) -> CallTo
 async def read_resource(call: ToolCall, uri: str) -> ReadResourceResult:
     """Return a workspace file that a link names; raises TooLarge above 8 MiB."""
     session_id, path = answers.read_uri(uri)
+    check_path(path, "uri")
     entry = await call.ask(session_id, "stat", StatFile(path=path), FileEntry)
     if entry.kind != "file":
         raise InvalidArgument(f"uri: {path!r} is a {entry.kind}, not a file.")

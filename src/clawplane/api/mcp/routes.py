@@ -14,6 +14,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from clawplane.api.auth import authenticate
+from clawplane.api.calls import Flows
+from clawplane.api.mcp.flow import FlowSessions
 from clawplane.domain.access import Scope as Right
 from clawplane.flows.access import Access, require
 
@@ -55,6 +57,7 @@ class McpEndpoint:
         return Transport(build_server(self._sessions, self._version))
 
 
-def mcp_routes(sessions: Sessions, access: Access, *, version: str, public_url: str | None = None) -> list[BaseRoute]:
+def mcp_routes(flows: Flows) -> list[BaseRoute]:
     """Return the routes of the MCP endpoint; nothing has to be started or stopped for them."""
-    return [Route(MCP_PATH, McpEndpoint(sessions, access, version=version, public_url=public_url))]
+    sessions = FlowSessions(flows.sessions)
+    return [Route(MCP_PATH, McpEndpoint(sessions, flows.access, version=flows.version, public_url=flows.public_url))]

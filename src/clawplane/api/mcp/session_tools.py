@@ -7,13 +7,15 @@ from mcp_types import CallToolResult
 from clawplane.api.mcp import answers
 from clawplane.api.mcp.arguments import SessionCreate, SessionList, SessionOnly, SessionRollback
 from clawplane.api.mcp.calls import ToolCall
-from clawplane.domain.asks import Nothing, Rollback
-from clawplane.domain.sessions import LiveState, Session, SessionOptions, SessionState
+from clawplane.domain.asks import Rollback
+from clawplane.domain.session_rules import check_name, check_workspace
+from clawplane.domain.sessions import LiveState, Session, SessionOptions
 
 
 async def session_create(call: ToolCall, given: SessionCreate) -> CallToolResult:
     """Create a session."""
-    options = SessionOptions(profile=given.profile, workspace=given.workspace, name=given.name)
+    workspace = None if given.workspace is None else check_workspace(given.workspace)
+    options = SessionOptions(profile=given.profile, workspace=workspace, name=check_name(given.name))
     return answers.reply(_described(await call.sessions.create(call.caller, options)))
 
 
@@ -24,12 +26,9 @@ async def session_list(call: ToolCall, given: SessionList) -> CallToolResult:
 
 
 async def session_state(call: ToolCall, given: SessionOnly) -> CallToolResult:
-    """Describe a session; a live one is asked itself, which does not wake it."""
+    """Describe a session as its runner last did; a sleeping one goes on sleeping."""
     session = await call.sessions.find(call.caller, given.session_id)
-    live = None
-    if session.state is SessionState.RUNNING:
-        live = await call.ask(session.id, "state", Nothing(), LiveState)
-    return answers.reply(_described(session, live))
+    return answers.reply(_described(session, call.sessions.live(session)))
 
 
 async def session_branch(call: ToolCall, given: SessionOnly) -> CallToolResult:

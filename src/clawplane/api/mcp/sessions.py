@@ -9,7 +9,7 @@ import msgspec
 
 from clawplane.domain.access import Caller
 from clawplane.domain.asks import ReadFile, WriteFile
-from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult, FileEntry, Session, SessionOptions
+from clawplane.domain.sessions import ExecEvent, ExecResult, FileEntry, LiveState, Session, SessionOptions, Tool
 
 OnEvent = Callable[[ExecEvent], None]
 
@@ -29,12 +29,18 @@ class Sessions(Protocol):
         """Return the caller's sessions that have not ended, newest first."""
         ...
 
-    async def execute(self, caller: Caller, session_id: str, request: ExecRequest, on_event: OnEvent) -> ExecResult:
+    async def execute(
+        self, caller: Caller, session_id: str, tool: Tool, code: str, *, timeout: float, on_event: OnEvent
+    ) -> ExecResult:
         """Run code to its end; a cancelled call interrupts it. `on_event` hears what it prints while it runs."""
         ...
 
+    def live(self, session: Session) -> LiveState | None:
+        """Return what its runner last said of a session that lives; wakes nothing."""
+        ...
+
     async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
-        """Return the answer to a question of `asks.METHODS` that streams nothing."""
+        """Return the answer to `reset`, `rollback`, `list`, `stat`, `edit` or `delete` of `asks.METHODS`."""
         ...
 
     def read(self, caller: Caller, session_id: str, question: ReadFile) -> AsyncGenerator[bytes, None]:

@@ -18,10 +18,11 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.routing import Route
 
 from clawplane.api.calls import HttpLimits
 from clawplane.api.edge import Edge
-from clawplane.api.mcp.routes import mcp_routes
+from clawplane.api.mcp.routes import MCP_PATH, McpEndpoint
 from clawplane.api.mcp.sessions import OnEvent
 from clawplane.api.metrics import Metrics
 from clawplane.domain import asks
@@ -40,6 +41,7 @@ from clawplane.domain.sessions import (
     Session,
     SessionOptions,
     SessionState,
+    Tool,
     Truncated,
     Usage,
 )
@@ -97,7 +99,13 @@ class ScriptedSessions:
         await self.find(caller, session_id)
         del self.sessions[session_id]
 
-    async def execute(self, caller: Caller, session_id: str, request: ExecRequest, on_event: OnEvent) -> ExecResult:
+    def live(self, session: Session) -> LiveState | None:
+        return LiveState(state=session.state, sleeps_at=300_001, memory=4096)
+
+    async def execute(
+        self, caller: Caller, session_id: str, tool: Tool, code: str, *, timeout: float, on_event: OnEvent
+    ) -> ExecResult:
+        request = ExecRequest(id=f"e{len(self.requests) + 1}", tool=tool, code=code, timeout=timeout)
         self.requests.append(request)
         done: dict[str, Any] = {"exec_id": request.id, "session_id": session_id, "usage": Usage(wall_ms=1.5)}
         match request.code:
@@ -136,7 +144,7 @@ class ScriptedSessions:
 
     async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
         match question:
-            case asks.Reset() | asks.Rollback() | asks.Nothing():
+            case asks.Reset() | asks.Rollback():
                 return LiveState(state=SessionState.RUNNING, sleeps_at=300_001, memory=4096, exec_count=3)
             case asks.ListFiles():
                 return asks.Files(files=tuple(self._entry(path) for path in self.files))
@@ -196,7 +204,7 @@ async def endpoint(data: Path) -> AsyncIterator[Endpoint]:
     await access.admit(READER, name="reader", scopes={Scope.READ})
     sessions = ScriptedSessions()
     app = Starlette(
-        routes=mcp_routes(sessions, access, version="1.2.3"),
+        routes=[Route(MCP_PATH, McpEndpoint(sessions, access, version="1.2.3"))],
         middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())],
     )
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
