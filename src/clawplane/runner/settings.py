@@ -64,5 +64,3 @@ class RunnerSettings:
     """How much of one exec's output is kept in the workspace when it is more than an answer shows."""
     session_save_seconds: float = 10.0
     """How long sessions are given to save their variables when the runner leaves."""
-    session_allowed: tuple[str, ...] = ()
-    """Hosts that sessions may always reach, wherever their addresses are: `name`, `*.suffix`, `address`, with `:port`."""

@@ -21,6 +21,7 @@ from clawplane.runner.launch import WarmInterpreters
 from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.places import Places
 from clawplane.runner.sessions.profiles import Profiles
+from clawplane.runner.sessions.residence import Ground
 from clawplane.runner.sessions.world import World, certificates_of, index_variables
 from clawplane.runner.settings import RunnerSettings
 from clawplane.runner.workspace import PackageCache
@@ -76,7 +77,7 @@ async def workshop(
             clock=clock,
         )
         world = World(tools.python, runtimes, index_variables(tools.indexes), certificates_of(tools.indexes))
-        sessions = House(isolation, world, profiles, Places(settings.data), exits, settings, clock)
+        sessions = House(Ground(isolation, world, exits), profiles, Places(settings.data), settings, clock=clock)
     try:
         if sessions is not None:
             await sessions.start()

@@ -43,7 +43,9 @@ def make_package() -> Callable[..., bytes]:
 @pytest.fixture
 def settings(server, tmp_path: Path) -> RunnerSettings:
     """A runner's settings for the server of this test."""
-    return RunnerSettings(url=server.url, token=TOKEN, data=tmp_path / "runner", name="test", slots=2, build_slots=1)
+    return RunnerSettings(
+        url=server.url, token=TOKEN, data=tmp_path / "runner", name="test", slots=2, build_slots=1, sessions=False
+    )
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Run Python in a session's interpreter, and say how that ended.
 
 Three things can end an exec: the interpreter's word that the code is done, the end of its process, which the kernel
-tells, and our own kill. The word is believed as far as it goes: it cannot turn a time limit that has passed, or a death,
-into success. When the process is gone or does not speak our language any more, the caller replaces it.
+tells, and our own kill. The word is believed as far as it goes: it cannot turn a time limit that has passed, or a
+death, into success. When the process is gone or does not speak our language any more, the caller replaces it.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class FileAnswers:
             return Read(sent=reading.sent, size=reading.size)
 
     async def _archive(self, asking: Asking, what: Archive) -> msgspec.Struct:
-        async with aclosing(await self._files.archive(what.path)) as chunks:  # type: ignore[type-var]
+        async with aclosing(await self._files.archive(what.path)) as chunks:
             sent = await _tell(asking, chunks)
         return Read(sent=sent, size=sent)
 

@@ -17,7 +17,6 @@ from clawplane.domain.errors import Conflict, InvalidArgument, NotFound
 from clawplane.domain.runner_asks import RUNNER_METHODS, ForgetSession, ForgetWorkspace
 from clawplane.domain.sessions import LiveState, Profile, SessionOptions, SessionSpec
 from clawplane.link.asking import Asking
-from clawplane.runner.egress import Exits
 from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import answered
 from clawplane.runner.sessions.live import Live
@@ -25,12 +24,11 @@ from clawplane.runner.sessions.places import Kept, Places
 from clawplane.runner.sessions.pool import Pool, Ready
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.python_side import PythonSide
-from clawplane.runner.sessions.residence import Interpreter, Residence, open_residence
+from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
 from clawplane.runner.sessions.undo import Copy, resumed
-from clawplane.runner.sessions.world import World, stands_in
+from clawplane.runner.sessions.world import stands_in
 from clawplane.runner.settings import RunnerSettings
-from clawplane.sandbox.launch import Sandbox
 
 _BRANCH_SECONDS: Final = 60.0
 _SWEEP_SECONDS: Final = 600.0
@@ -54,19 +52,16 @@ class House:
 
     def __init__(
         self,
-        sandbox: Sandbox,
-        world: World,
+        ground: Ground,
         profiles: Profiles,
         places: Places,
-        exits: Exits,
         settings: RunnerSettings,
+        *,
         clock: Clock,
     ) -> None:
         self.profiles = profiles
-        self._sandbox = sandbox
-        self._world = world
+        self._ground = ground
         self._places = places
-        self._exits = exits
         self._settings = settings
         self._clock = clock
         self._lives: dict[str, Live] = {}
@@ -181,10 +176,10 @@ class House:
                 await python.ready()
         else:
             workspace, residence = ready.workspace, ready.residence
-            residence.govern(self._exits, options.egress)
+            residence.govern(self._ground.exits, options.egress)
             python = PythonSide(residence, {}, options.undo, ready.interpreter)
         kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
-        return self._settle(spec, residence, python, kept, Memory(), note)
+        return self._settle(spec, residence, python, kept, memory=Memory(), note=note)
 
     async def _resume(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         kept = self._places.read(spec.session)
@@ -199,7 +194,7 @@ class House:
         async with _closed_on_failure(residence):
             memory = await recalled(self._places, kept, python)
             await python.ready()
-        return self._settle(spec, residence, python, kept, memory, note)
+        return self._settle(spec, residence, python, kept, memory=memory, note=note)
 
     async def _adopt_branch(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         branch = self._branches.pop(spec.session, None)
@@ -220,7 +215,7 @@ class House:
             exec_count=branch.exec_count,
         )
         memory = Memory(exec_count=branch.exec_count)
-        live = self._settle(spec, branch.residence, python, kept, memory, note)
+        live = self._settle(spec, branch.residence, python, kept, memory=memory, note=note)
         await branch.residence.leave(branch.copy)
         return live
 
@@ -230,6 +225,7 @@ class House:
         residence: Residence,
         python: PythonSide,
         kept: Kept,
+        *,
         memory: Memory,
         note: Callable[[LiveState], None],
     ) -> Live:
@@ -238,7 +234,7 @@ class House:
             residence,
             python,
             {},
-            node=self._world.runtimes.node,
+            node=self._ground.world.runtimes.node,
             spill_bytes=self._settings.session_spill_bytes,
             clock=self._clock,
         )
@@ -261,7 +257,7 @@ class House:
     async def _open(self, options: SessionOptions, workspace: str) -> Residence:
         foundation = await self.profiles.ensure(options.profile)
         path = self._places.path(workspace)
-        return await open_residence(self._sandbox, self._world, foundation, self._exits, options, path)
+        return await open_residence(self._ground, foundation, options, path)
 
     # The pool
 

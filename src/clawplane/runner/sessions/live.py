@@ -319,9 +319,12 @@ class Live:
             self._finish("expired", f"nobody used it for {options.expires_after} s")
         elif self._state is SessionState.RUNNING and options.sleep_after and idle >= options.sleep_after:
             await self._freeze()
-        elif self._state is SessionState.SLEEPING and options.save_after:
-            if idle >= options.sleep_after + options.save_after:
-                await self._save("it was not used for long")
+        elif self._sleeps and options.save_after and idle >= options.sleep_after + options.save_after:
+            await self._save("it was not used for long")
+
+    @property
+    def _sleeps(self) -> bool:
+        return self._state is SessionState.SLEEPING
 
     async def _freeze(self) -> None:
         if self._state is SessionState.RUNNING:
@@ -330,7 +333,7 @@ class Live:
             self._note()
 
     async def _wake(self) -> None:
-        if self._state is SessionState.SLEEPING:
+        if self._sleeps:
             await self.residence.wake(self)
             self._state = SessionState.RUNNING
             self._touch()
@@ -338,7 +341,7 @@ class Live:
 
     async def _save(self, why: str) -> None:
         """Put the variables on disk and end this life."""
-        if self._state is SessionState.SLEEPING:
+        if self._sleeps:
             await self.residence.wake(self)
         kept = await self._saver.save(self.python, self.exec_count, self.expires_at())
         self._state = SessionState.SLEEPING

@@ -1,8 +1,8 @@
 """Read what a process of a session prints, at the pace of whoever takes it, and never longer than needed.
 
-Nobody reads between two execs: what a thread or a child prints then waits in the pipe, at most a pipe full, and belongs
-to the next exec. While an exec runs both pipes are read in turn; when it has ended, what is in them is read and no more:
-a process that goes on printing cannot hold the answer up.
+Nobody reads between two execs: what a thread or a child prints then waits in the pipe, at most a pipe full, and
+belongs to the next exec. While an exec runs both pipes are read in turn; when it has ended, what is in them is read and
+no more: a process that goes on printing cannot hold the answer up.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Pipes:
     def take_rest(self, take: Take) -> None:
         """Hand over what is in the pipes now."""
         for _ in range(_LAST_BLOCKS):
-            if not any([self._take_one(stream, take) for stream in list(self._open)]):
+            took = [self._take_one(stream, take) for stream in list(self._open)]
+            if not any(took):
                 return
 
     def close(self) -> None:

@@ -6,7 +6,8 @@
     workspaces/OWNER/NAME     named workspaces; they outlive every session
 
 A ready sandbox has its workspace before it has a session, and a branch lives in its parent's; so an unnamed workspace
-belongs to the sessions whose records name it, and is removed with the last of them. Ids and names become parts of paths only after they were matched against a pattern.
+belongs to the sessions whose records name it, and is removed with the last of them. Ids and names become parts of paths
+only after they were matched against a pattern.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.residence import Interpreter, Residence
 
 _POLITE_SECONDS: Final = 0.25
-_LOOK_SECONDS: Final = 0.01
 _RETRY_SECONDS: Final = 5.0
 
 _log = logging.getLogger(__name__)
@@ -57,6 +56,7 @@ class Pool:
         self._kept = kept if size else ()
         self._size = size
         self._waiting: defaultdict[Profile, deque[Ready]] = defaultdict(deque)
+        self._discarding: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +77,9 @@ class Pool:
             self._filled.clear()
             if ready.residence.alive and ready.interpreter.member.end is None:
                 return ready
-            asyncio.ensure_future(self._discard(ready))
+            task = asyncio.ensure_future(self._discard(ready))
+            self._discarding.add(task)
+            task.add_done_callback(self._discarding.discard)
         return None
 
     async def full(self) -> None:
@@ -92,6 +94,7 @@ class Pool:
         left = [ready for waiting in self._waiting.values() for ready in waiting]
         self._waiting.clear()
         await asyncio.gather(*(self._discard(ready) for ready in left), return_exceptions=True)
+        await asyncio.gather(*self._discarding, return_exceptions=True)
 
     async def _refill(self) -> None:
         for profile in self._kept:
@@ -103,7 +106,8 @@ class Pool:
             self._wanted.clear()
             try:
                 while (lacking := self._lacking()) is not None:
-                    await self._politely()
+                    if self._busy():
+                        await asyncio.sleep(_POLITE_SECONDS)
                     self._waiting[lacking].append(await self._make(lacking))
                 self._filled.set()
                 await self._wanted.wait()
@@ -116,9 +120,3 @@ class Pool:
             each for each in self._kept if len(self._waiting[each]) < self._size and self._profiles.at_hand(each)
         ]
         return min(lacking, key=lambda each: len(self._waiting[each]), default=None)
-
-    async def _politely(self) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + _POLITE_SECONDS
-        while self._busy() and loop.time() < end:
-            await asyncio.sleep(_LOOK_SECONDS)

@@ -136,6 +136,7 @@ class Profiles:
         self._clock = clock
         self._states: dict[Profile, _State] = {profile: _State() for profile in offered}
         self._editions = self._recall()
+        self._starting: set[asyncio.Future[Zygote]] = set()
         self._turn = asyncio.Lock()  # one installation at a time: the first is wanted soon, and they share their wheels
 
     def begin(self) -> None:
@@ -176,7 +177,7 @@ class Profiles:
         tasks = [state.making for state in self._states.values() if state.making is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._starting, return_exceptions=True)
 
     def _start(self, profile: Profile) -> asyncio.Task[Foundation] | None:
         state = self._states[profile]
@@ -197,12 +198,16 @@ class Profiles:
                     environment = await self._installed(profile, state)
                 site = tuple(str(path) for path in environment.site_directories)
                 fingerprint = environment.fingerprint
-            zygote = await self._sandbox.zygote(
-                key=f"session {profile} {fingerprint:.12}",
-                python=str(self._python.executable),
-                preload=(*PRELOADED[profile], ENTRY_POINT.partition(":")[0]),
-                site_directories=site,
+            starting = asyncio.ensure_future(
+                self._sandbox.zygote(
+                    key=f"session {profile} {fingerprint:.12}",
+                    python=str(self._python.executable),
+                    preload=(*PRELOADED[profile], ENTRY_POINT.partition(":")[0]),
+                    site_directories=site,
+                )
             )
+            self._starting.add(starting)  # a start that is cancelled half-way would leave a process behind
+            zygote = await asyncio.shield(starting)
         except (BuilderError, ZygoteError, OSError) as error:
             state.failure = ProfileFailed(f"The profile {profile} is not available on this runner: {error}")
             state.not_before = asyncio.get_running_loop().time() + _RETRY_SECONDS

@@ -7,10 +7,12 @@ sandbox, too; the residence is closed when the last of them leaves, and frozen w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,8 +27,8 @@ from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
 from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
 from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.sandbox.cgroups import Usage
-from clawplane.sandbox.launch import Sandbox, SandboxUnavailable, ZygoteError
-from clawplane.sandbox.policy import MIB
+from clawplane.sandbox.launch import Sandbox, SandboxUnavailable, Zygote, ZygoteError
+from clawplane.sandbox.policy import MIB, Policy
 from clawplane.sandbox.resident import Member, Resident, ResidentError
 
 _INODES_FOR_EACH_MB: Final = 64
@@ -180,18 +182,21 @@ class Residence:
         return entries_since(self._relay.ledger, mark)
 
 
-async def open_residence(
-    sandbox: Sandbox, world: World, foundation: Foundation, exits: Exits, options: SessionOptions, workspace: Path
-) -> Residence:
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every residence of one runner is built on."""
+
+    sandbox: Sandbox
+    world: World
+    exits: Exits
+
+
+async def open_residence(ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path) -> Residence:
     """Open a sandbox with a workspace and a way out; raises Unavailable, InvalidArgument for bad egress rules."""
-    policy = world.policy(options, foundation.site_directories, workspace)
+    relay = ground.exits.for_session(options.egress)
+    policy = ground.world.policy(options, foundation.site_directories, workspace)
+    resident = await _opened(ground.sandbox, foundation.zygote, policy)
     try:
-        resident = await sandbox.open_resident(foundation.zygote, policy)
-    except (ResidentError, ZygoteError, SandboxUnavailable) as error:
-        raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
-    relay: Relay | None = None
-    try:
-        relay = exits.for_session(options.egress)
         files = WorkspaceFiles(
             workspace,
             max_bytes=options.disk * MIB,
@@ -200,11 +205,28 @@ async def open_residence(
         await relay.serve_socks(resident.listeners[SOCKS])
         await relay.serve_http(resident.listeners[HTTP])
     except BaseException:
-        if relay is not None:
-            await relay.close()
-        await resident.close()
+        await relay.close()
+        await _thrown_away(resident)
         raise
     return Residence(resident, foundation, relay, files)
+
+
+async def _opened(sandbox: Sandbox, zygote: Zygote, policy: Policy) -> Resident:
+    opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy))
+    try:
+        return await asyncio.shield(opening)
+    except (ResidentError, ZygoteError, SandboxUnavailable) as error:
+        raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
+    except asyncio.CancelledError:  # let it be whole before it is thrown away: half of it cannot be closed
+        with contextlib.suppress(ResidentError, ZygoteError, SandboxUnavailable):
+            await _thrown_away(await opening)
+        raise
+
+
+async def _thrown_away(resident: Resident) -> None:
+    await resident.close()
+    for listener in resident.listeners.values():
+        listener.close()
 
 
 def _sealed(content: bytes) -> int:

@@ -106,9 +106,9 @@ class Undo:
     def __init__(self, residence: Residence, most: int) -> None:
         self._residence = residence
         self._most = most
-        self._points: deque[tuple[str, Copy | None | str]] = deque()
+        self._points: deque[tuple[str, Copy | str | None]] = deque()
         """(exec, the copy from before it; None: a fresh interpreter; text: why there is none)"""
-        self._next: Copy | None | str = None
+        self._next: Copy | str | None = None
 
     @property
     def wanted(self) -> bool:
@@ -170,7 +170,7 @@ class Undo:
         for copy in copies:
             await self._drop(copy)
 
-    async def _drop(self, copy: Copy | None | str) -> None:
+    async def _drop(self, copy: Copy | str | None) -> None:
         if isinstance(copy, Copy):
             copy.talk.close()
             await self._residence.resident.kill_tree(copy.member)

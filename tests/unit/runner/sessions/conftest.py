@@ -31,6 +31,7 @@ from clawplane.runner.jobs.session import SessionJob
 from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.places import Places
 from clawplane.runner.sessions.profiles import Profiles
+from clawplane.runner.sessions.residence import Ground
 from clawplane.runner.sessions.world import World
 from clawplane.runner.settings import RunnerSettings
 from clawplane.sandbox.launch import Sandbox
@@ -229,7 +230,7 @@ async def open_house(sandbox: Sandbox, tools: Any, tmp_path: Path) -> AsyncItera
             exits = Exits(settings.egress, control_plane=settings.url)
             stack.push_async_callback(exits.close)
             world = World(tools.python, find_runtimes(tools.environ, tools.python), {})
-            house = House(sandbox, world, profiles, Places(settings.data), exits, settings, clock)
+            house = House(Ground(sandbox, world, exits), profiles, Places(settings.data), settings, clock=clock)
             await house.start()
             stack.push_async_callback(house.close)
             return house

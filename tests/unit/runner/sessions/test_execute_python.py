@@ -5,8 +5,8 @@ from __future__ import annotations
 
 async def test_the_value_of_the_last_expression_is_a_result(stay):
     result = await stay.python("1+1")
-    assert result.status == "ok" and result.error is None
-    assert result.results[0]["text/plain"] == "2" and result.results[0]["_main"] is True
+    assert (result.status, result.error) == ("ok", None)
+    assert result.results == ({"text/plain": "2", "_main": True},)
 
 
 async def test_variables_live_from_call_to_call(stay):
