@@ -97,6 +97,10 @@ MEANINGS = {
     "CLAWPLANE_PUBLIC_URL": "address that clients see, for download links behind a proxy",
     "CLAWPLANE_RUNNER_NAME": "a runner's name; default the host's",
     "CLAWPLANE_RUNNER_TOKEN": "a runner's token, when no --token-file is given",
+    "CLAWPLANE_SESSIONS": "0 = this runner offers no code sessions; default 1",
+    "CLAWPLANE_SESSION_POOL": "ready sandboxes kept for new sessions; default 2, 0 = none",
+    "CLAWPLANE_SESSION_PROFILES": "profiles offered: bare, data, full (separated by commas); default all",
+    "CLAWPLANE_SESSION_SLOTS": "live sessions at once, sleeping ones in memory included; default 1000",
     "CLAWPLANE_SLOTS": "subtasks a runner takes at once; default four a core, at least four",
     "CLAWPLANE_URL": "the control plane that clients and runners talk to; default http://127.0.0.1:3456",
 }

@@ -24,6 +24,9 @@ DEFAULT_PORT = 3456
 MIB = 1 << 20
 SHORTEST_SECRET = 16
 EgressMode = Literal["public", "listed", "none"]
+ProfileName = Literal["bare", "data", "full"]
+
+_PROFILES: Final[Mapping[str, ProfileName]] = {"bare": "bare", "data": "data", "full": "full"}
 _EGRESS_MODES: Final[Mapping[str, EgressMode]] = {"public": "public", "listed": "listed", "none": "none"}
 _LONGEST_DRAIN = 86_400
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -81,6 +84,15 @@ class EgressChoices(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: tuple[Secret, ...] = ()
 
 
+class SessionChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner offers of code sessions; `profiles` beside `bare`, and the one kept ready in `pool` sandboxes."""
+
+    enabled: bool = True
+    slots: int = 1000
+    pool: int = 2
+    profiles: tuple[ProfileName, ...] = ("bare", "data", "full")
+
+
 class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A runner's settings."""
 
@@ -96,6 +108,7 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     environment_max_bytes: int = 20_000 * MIB
     environment_max_age_days: float = 30.0
     egress: EgressChoices = EgressChoices()
+    sessions: SessionChoices = SessionChoices()
     log_level: str = "info"
 
 
@@ -295,7 +308,22 @@ def runner_settings(
         ),
         environment_max_age_days=whole_number(env, "CLAWPLANE_ENVIRONMENTS_MAX_DAYS", 30, low=1, high=36_500),
         egress=_egress(env),
+        sessions=_sessions(env),
         log_level=_log_level(log_level, env),
+    )
+
+
+def _sessions(environment: Mapping[str, str]) -> SessionChoices:
+    named = _entries(environment, "CLAWPLANE_SESSION_PROFILES") or tuple(_PROFILES)
+    unknown = [name for name in named if name not in _PROFILES]
+    if unknown:
+        hint = f"Choose from {', '.join(_PROFILES)}, separated by commas."
+        raise InvalidArgument(f"CLAWPLANE_SESSION_PROFILES has an unknown profile: {unknown[0][:40]!r}.", hint=hint)
+    return SessionChoices(
+        enabled=whole_number(environment, "CLAWPLANE_SESSIONS", 1, low=0, high=1) == 1,
+        slots=whole_number(environment, "CLAWPLANE_SESSION_SLOTS", 1000, low=1, high=100_000),
+        pool=whole_number(environment, "CLAWPLANE_SESSION_POOL", 2, low=0, high=1000),
+        profiles=tuple(_PROFILES[name] for name in named),
     )
 
 

@@ -258,6 +258,10 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                     deny=settings.egress.deny,
                     upstreams=settings.egress.upstreams,
                 ),
+                sessions=settings.sessions.enabled,
+                session_slots=settings.sessions.slots,
+                session_pool=settings.sessions.pool,
+                session_profiles=settings.sessions.profiles,
             )
         )
     )

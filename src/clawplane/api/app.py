@@ -16,6 +16,7 @@ from clawplane.api import openapi
 from clawplane.api.calls import Call, Flows, Operation
 from clawplane.api.coreclaw import routes as coreclaw
 from clawplane.api.edge import Edge
+from clawplane.api.mcp.routes import mcp_routes
 from clawplane.api.metrics import Metrics
 from clawplane.api.native import routes as native
 from clawplane.api.routing import answer_unrouted, routes
@@ -29,6 +30,7 @@ def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
     metrics = Metrics()
     table = [*coreclaw.operations(), *native.operations(metrics)]
     paths: list[BaseRoute] = routes([*table, _document_operation(table, flows.version)], flows)
+    paths += mcp_routes(flows)
     paths.append(WebSocketRoute(LINK_PATH, link_endpoint))
     return Starlette(
         routes=paths,
