@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 
 async def test_the_value_of_the_last_expression_is_a_result(stay):
     result = await stay.python("1+1")
@@ -19,6 +23,164 @@ async def test_what_is_printed_comes_apart_from_what_goes_to_stderr(stay):
     assert (result.stdout, result.stderr) == ("out\n", "err\n")
 
 
-async def test_a_shell_command_sees_the_files_of_the_interpreter(stay):
-    await stay.python("open('/workspace/a.txt', 'w').write('hello')")
-    assert (await stay.shell("cat a.txt")).stdout == "hello"
+async def test_an_exception_is_told_with_its_last_line_and_its_traceback(stay):
+    result = await stay.python("def f():\n    return 1/0\nf()")
+    assert (result.status, result.error) == ("error", "ZeroDivisionError: division by zero")
+    assert "return 1/0" in result.stderr
+    assert result.error_detail.name == "ZeroDivisionError"
+    assert "clawplane" not in result.stderr
+
+
+async def test_code_that_obeys_the_interrupt_at_its_limit_keeps_its_variables_and_its_output(stay):
+    began = time.monotonic()
+    result = await stay.python("x = 5\nprint('begun', flush=True)\nwhile True: pass", timeout=0.5)
+    assert time.monotonic() - began < 0.75
+    assert (result.status, result.error, result.stdout) == ("timeout", "Error: timeout exceeded", "begun\n")
+    assert any("with its variables" in note for note in result.notes)
+    assert (await stay.python("x")).results[0]["text/plain"] == "5"
+
+
+async def test_code_that_ignores_the_interrupt_is_replaced_with_its_interpreter(stay):
+    code = """
+        import signal, time
+        x = 5
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        print('begun', flush=True)
+        while True:
+            try:
+                time.sleep(100)
+            except BaseException:
+                pass
+    """
+    import textwrap
+
+    began = time.monotonic()
+    result = await stay.python(textwrap.dedent(code), timeout=0.5)
+    assert time.monotonic() - began < 0.75
+    assert (result.status, result.stdout) == ("timeout", "begun\n")
+    assert any("replaced" in note for note in result.notes)
+    assert (await stay.python("'x' in globals()")).results[0]["text/plain"] == "False"
+
+
+async def test_a_limit_ends_what_the_code_has_started_too(stay):
+    await stay.python("import subprocess; subprocess.run(['sleep', '1000'])", timeout=0.5)
+    assert (await stay.shell("pgrep -c sleep || true")).stdout.strip() in {"0", ""}
+
+
+async def test_an_interpreter_that_ends_itself_is_told_and_replaced(stay):
+    result = await stay.python("import os; print('bye', flush=True); os._exit(3)")
+    assert (result.status, result.exit_code, result.stdout) == ("exited", 3, "bye\n")
+    assert "exit code 3" in result.error
+    assert any("replaced" in note for note in result.notes)
+    assert (await stay.python("1")).status == "ok"
+
+
+async def test_an_interpreter_that_crashes_is_told_with_the_signal(stay):
+    result = await stay.python("import ctypes; ctypes.string_at(0)")
+    assert result.status == "exited"
+    assert "SIGSEGV" in result.error
+    assert (await stay.python("1")).status == "ok"
+
+
+async def test_memory_beyond_the_limit_ends_the_exec_with_the_reason_and_advice(house, begin):
+    stay = await begin(house, memory=128)
+    result = await stay.python("x = bytearray(400 << 20)\nx[::4096] = b'1' * len(x[::4096])")
+    assert result.status in {"memory", "error"}
+    assert "128 MB" in " ".join(result.notes) or "MemoryError" in result.error
+    assert (await stay.python("1")).status == "ok"
+
+
+async def test_a_caller_who_leaves_ends_the_exec(stay):
+    running = stay.start("x = 1\nprint('begun', flush=True)\nwhile True: pass")
+    await running.until(lambda: any(event.type == "stdout" for event in running.events))
+    running.asking.withdraw()
+    assert (await stay.python("x")).results[0]["text/plain"] == "1"
+
+
+async def test_a_detached_exec_goes_on_when_its_caller_leaves(stay):
+    running = stay.start("print('begun', flush=True)\nimport time; time.sleep(0.3); done = 1", detached=True)
+    await running.until(lambda: any(event.type == "stdout" for event in running.events))
+    running.asking.withdraw()
+    assert (await stay.python("done")).results[0]["text/plain"] == "1"
+
+
+async def test_an_interrupt_ends_what_runs(stay):
+    from clawplane.domain.asks import Interrupt
+
+    running = stay.start("print('begun', flush=True)\nwhile True: pass")
+    await running.until(lambda: any(event.type == "stdout" for event in running.events))
+    await stay.ask("interrupt", Interrupt()).answer()
+    result = await running.answer()
+    assert (result.status, result.error) == ("cancelled", "Error: cancelled")
+
+
+async def test_execs_are_answered_in_the_order_of_their_arrival(stay):
+    asked = [stay.start(f"order = [*globals().get('order', []), {number}]; order") for number in range(10)]
+    results = [await each.answer() for each in asked]
+    assert results[-1].results[0]["text/plain"] == str(list(range(10)))
+
+
+async def test_an_exec_that_is_interrupted_before_its_turn_never_runs(stay):
+    from clawplane.domain.asks import Interrupt
+
+    first = stay.start("import time; time.sleep(0.3)")
+    second = stay.start("x = 1", id="later")
+    await stay.ask("interrupt", Interrupt(exec_id="later")).answer()
+    assert (await second.answer()).status == "cancelled"
+    assert (await first.answer()).status == "ok"
+    assert (await stay.python("'x' in globals()")).results[0]["text/plain"] == "False"
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 121, float("nan")])
+async def test_a_time_limit_out_of_range_is_refused_by_name(stay, timeout):
+    with pytest.raises(Exception, match="timeout"):
+        await stay.python("1", timeout=timeout)
+
+
+async def test_output_and_results_are_streamed_as_they_come(stay):
+    running = stay.start("print('a', flush=True)\ndisplay('b')\nprint('c', flush=True)\n1")
+    await running.answer()
+    assert running.events[0].type == "started"
+    assert "".join(event.text for event in running.events if event.type == "stdout") == "a\nc\n"
+    shown = [event.data["text/plain"] for event in running.events if event.type == "result"]
+    assert shown == ["'b'", "1"]
+
+
+async def test_a_caller_who_never_reads_gets_the_answer_and_holds_nothing_up(stay):
+    running = stay.start("for i in range(3000): print('x' * 1000, flush=True)", reads=False)
+    assert (await stay.python("1")).status == "ok"
+    running.asking.more(1000)
+    result = await running.answer()
+    assert result.usage.output_bytes == 3_003_000
+
+
+async def test_output_beyond_the_budget_is_cut_and_kept_whole_in_the_workspace(stay):
+    result = await stay.python("for i in range(200_000): print(i)")
+    cut = result.truncated["stdout"]
+    assert len(result.stdout) < 100_000
+    assert cut.omitted_bytes > 1_000_000
+    assert cut.spill == ".outputs/x1/stdout.txt"
+    assert (await stay.shell(f"tail -1 {cut.spill}; wc -l < {cut.spill}")).stdout.split() == ["199999", "200000"]
+
+
+async def test_files_that_an_exec_changed_are_listed(stay):
+    made = await stay.python("open('a', 'w').write('1'); open('b', 'w').write('22')")
+    assert [(each.path, each.op, each.size) for each in made.files] == [("a", "created", 1), ("b", "created", 2)]
+    changed = await stay.python("import os; open('a', 'w').write('333'); os.remove('b')")
+    assert [(each.path, each.op) for each in changed.files] == [("a", "changed"), ("b", "deleted")]
+
+
+async def test_contexts_have_variables_of_their_own(stay):
+    await stay.python("x = 1")
+    assert (await stay.python("'x' in globals()", context="other")).results[0]["text/plain"] == "False"
+
+
+async def test_output_of_a_hundred_megabytes_is_cut_in_bounded_memory(stay):
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = await stay.python("block = 'x' * 99 + '\\n'\nfor _ in range(1_000): print(block * 1000, end='')")
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert result.usage.output_bytes == 100_000_000
+    assert (after - before) / 1024 < 20
