@@ -85,7 +85,9 @@ class GuestProcess(Process):
             try:
                 await self._loop.run_in_executor(self._executor, give_back)
             except OSError as problem:
-                verdict = replace(verdict, reason="setup", detail=f"cannot take back what the guest wrote: {problem}")
+                if verdict.reason != "setup":  # a tree that could not even be mounted has its reason already
+                    sentence = f"cannot take back what the guest wrote: {problem}"
+                    verdict = replace(verdict, reason="setup", detail=sentence)
             self._settle(verdict)
         except Exception:  # a defect of ours: nothing may run on, and nobody may wait for a verdict for ever
             _log.exception("A guest could not be followed to its end")

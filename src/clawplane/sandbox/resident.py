@@ -132,6 +132,7 @@ class Resident(GuestProcess):
         finally:
             close_all(joined)
         if member.host_pid != host_pid:
+            member.send(signal.SIGKILL)  # an orphan of ours has the inner pid of somebody else's process
             raise ResidentError(f"process {host_pid} is not in this sandbox")
         return member
 
@@ -243,11 +244,12 @@ class Resident(GuestProcess):
         answer: asyncio.Future[Member] = self._loop.create_future()
         self._waiting[number] = answer
         try:
-            if not self.alive or self._ended is not None:
-                raise ResidentError("the sandbox has ended")
+            self._must_live()
             await self._send_order(orders.encode(Order(kind, number, detail)), descriptors)
             member = await answer
         except BaseException:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                answer.result().send(signal.SIGKILL)  # it came while whoever asked was going away
             if part is not None:
                 self._left_over.append(part)
             raise
@@ -305,11 +307,22 @@ class Resident(GuestProcess):
 
     async def _gather(self) -> tuple[Part | None, list[int]]:
         """Make what a new member is gathered in, and return it with the files that let it join."""
+        self._must_live()
         left_over, self._left_over = self._left_over, []
         name = f"member-{next(self._numbers)}"
-        part, joined, busy = await self._loop.run_in_executor(self._executor, _make_part, self._group, name, left_over)
+        try:
+            part, joined, busy = await self._loop.run_in_executor(
+                self._executor, _make_part, self._group, name, left_over
+            )
+        except OSError as problem:
+            self._must_live()
+            raise ResidentError(f"no cgroup for another process: {problem.strerror}") from problem
         self._left_over += busy
         return part, joined
+
+    def _must_live(self) -> None:
+        if not self.alive or self._ended is not None:
+            raise ResidentError("the sandbox has ended")
 
     def _walked(self, member: Member) -> Part | None:
         tree = self._group.tree

@@ -16,9 +16,11 @@ GATE: Final = 3
 
 
 def fail(problem: BaseException, descriptor: int = GATE) -> NoReturn:
-    """End the calling process before user code, with a sentence for whoever waits at the gate."""
-    os.write(descriptor, sentence(problem))
-    os._exit(1)
+    """End the calling process before user code, with a sentence for whoever waits at the gate, if anybody does."""
+    try:
+        os.write(descriptor, sentence(problem))
+    finally:
+        os._exit(1)
 
 
 def sentence(problem: BaseException) -> bytes:

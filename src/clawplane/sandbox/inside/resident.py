@@ -62,12 +62,12 @@ class PidOne:
             for descriptor, _events in poller.poll():
                 if descriptor == self._children:
                     self._reap()
-                elif (member := self._obey(channel)) is not None:
+                elif (start := self._obey(channel)) is not None:
                     channel.detach()
-                    return _become(member)
+                    return start
 
-    def _obey(self, channel: socket.socket) -> Handed | None:
-        """Carry out one order; returns what it was handed in a fork, None in pid 1."""
+    def _obey(self, channel: socket.socket) -> Start | None:
+        """Carry out one order; returns in a member, with what it shall run, and None in pid 1."""
         message, received, _flags, _address = socket.recv_fds(channel, orders.LARGEST, orders.MOST_DESCRIPTORS)
         if not message:
             os._exit(0)
@@ -75,17 +75,16 @@ class PidOne:
         try:
             if order.kind == orders.ADOPT:
                 self._adopt(order, received)
-                return None
-            pid = os.fork()
-            if pid == 0:
-                return orders.handed(order, received)
-            self._know(order.number, pid)
+            else:
+                given = orders.handed(order, received)
+                pid = os.fork()
+                if pid == 0:
+                    return _become(given)
+                self._know(order.number, pid)
         except OSError as problem:
             report.say(self.channel, report.REFUSED, report.numbered(order.number, gate.sentence(problem)))
-        finally:
-            if received and os.getpid() == 1:
-                for descriptor in received:
-                    os.close(descriptor)
+        for descriptor in received:
+            os.close(descriptor)
         return None
 
     def _adopt(self, order: Order, cgroups: Sequence[int]) -> None:
