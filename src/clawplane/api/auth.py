@@ -1,4 +1,7 @@
-"""Find the credentials in a request: `Authorization: Bearer`, `api-key`, or `?token=`. Any valid one suffices."""
+"""Find the credentials in a request: `Authorization: Bearer`, `api-key`, `X-API-Key`, or `?token=`.
+
+Any valid one suffices.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ def secrets_in(connection: HTTPConnection) -> list[str]:
     found = [
         token.strip() if scheme.lower() == "bearer" else "",
         connection.headers.get("api-key", "").strip(),
+        connection.headers.get("x-api-key", "").strip(),
         connection.query_params.get("token", "").strip(),
     ]
     return list(dict.fromkeys(secret for secret in found if secret))

@@ -104,9 +104,10 @@ class SessionAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SessionsAnswer(Struct, frozen=True, kw_only=True):
-    """The caller's sessions, newest first."""
+    """The caller's sessions, newest first; `more` when the list was cut."""
 
     sessions: tuple[SessionAnswer, ...]
+    more: bool = False
 
 
 class Done(Struct, frozen=True, kw_only=True):

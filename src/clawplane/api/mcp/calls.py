@@ -32,7 +32,7 @@ class ToolCall:
     async def session(self, session_id: str | None) -> Session:
         """Return the session with this id, or a new one when there is none."""
         if not session_id:
-            return await self.sessions.create(self.caller, SessionOptions())
+            return await self.sessions.create(self.caller, SessionOptions(), placed=False)
         return await self.sessions.find(self.caller, session_id)
 
     async def ask(self, session_id: str, method: str, question: msgspec.Struct, answer: type[T]) -> T:

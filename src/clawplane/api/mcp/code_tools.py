@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from mcp_types import CallToolResult
 
 from clawplane.api.mcp import answers
 from clawplane.api.mcp.arguments import ExecuteNode, ExecutePython, ExecuteShell, ResetRepl
 from clawplane.api.mcp.calls import ToolCall
-from clawplane.api.mcp.progress import reporting
+from clawplane.api.mcp.progress import Tail, reporting
 from clawplane.domain.asks import Reset
-from clawplane.domain.errors import ClawplaneError
+from clawplane.domain.errors import ClawplaneError, InternalError
 from clawplane.domain.session_rules import check_code, check_timeout
-from clawplane.domain.sessions import LiveState, Tool
+from clawplane.domain.sessions import ExecRequest, ExecResult, LiveState, Tool
 
 
 async def execute_python(call: ToolCall, given: ExecutePython) -> CallToolResult:
@@ -53,11 +55,19 @@ async def _execute(call: ToolCall, tool: Tool, code: str, timeout: float, sessio
     seconds = check_timeout(timeout)
     session = await call.session(session_id)
 
+    request = call.sessions.request(tool, code, timeout=seconds)
     try:
         async with reporting(call.report, interval=call.interval) as tail:
-            result = await call.sessions.execute(
-                call.caller, session.id, tool, code, timeout=seconds, on_event=tail.hear
-            )
+            result = await _result(call, session.id, request, tail)
     except ClawplaneError as error:  # the session is there: its id must not be lost with the answer
         return answers.refusal(error, session_id=session.id, as_code=True)
     return answers.code_reply(result, await call.sessions.find(call.caller, session.id))
+
+
+async def _result(call: ToolCall, session_id: str, request: ExecRequest, tail: Tail) -> ExecResult:
+    async with aclosing(call.sessions.execute(call.caller, session_id, request)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, ExecResult):
+                return piece
+            tail.hear(piece)
+    raise InternalError("An exec ended without a result.")

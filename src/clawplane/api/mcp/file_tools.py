@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import mimetypes
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Final
 from urllib.parse import quote
@@ -29,6 +30,7 @@ from clawplane.domain.sessions import FileEntry
 
 _MOST_LISTED: Final = 1000
 _MOST_RESOURCE: Final = 8 << 20
+_PIECE: Final = 64 << 10
 _CONTINUATION: Final = range(0x80, 0xC0)
 
 
@@ -79,7 +81,7 @@ async def workspace_write(call: ToolCall, given: WorkspaceWrite) -> CallToolResu
     content = given.content.encode() if given.encoding == "text" else _decoded(given.content)
     session = await call.session(given.session_id)
     question = WriteFile(path=given.path, append=given.append)
-    entry = await call.sessions.write(call.caller, session.id, question, content)
+    entry = await call.sessions.write(call.caller, session.id, question, _pieces(content))
     return answers.reply(answers.FileAnswer(session_id=session.id, file=entry), _link(session.id, entry))
 
 
@@ -148,6 +150,11 @@ async def _bytes(call: ToolCall, session_id: str, path: str, offset: int, limit:
             if held > max(limit, MOST_READ):
                 raise TooLarge(f"{path!r} is longer than it was said to be.", hint="Try again.")
     return b"".join(parts)
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]
 
 
 def _whole_characters(content: bytes, *, ends: bool) -> bytes:

@@ -15,7 +15,6 @@ from starlette.types import Receive, Scope, Send
 
 from clawplane.api.auth import authenticate
 from clawplane.api.calls import Flows
-from clawplane.api.mcp.flow import FlowSessions
 from clawplane.domain.access import Scope as Right
 from clawplane.flows.access import Access, require
 
@@ -59,5 +58,5 @@ class McpEndpoint:
 
 def mcp_routes(flows: Flows) -> list[BaseRoute]:
     """Return the routes of the MCP endpoint; nothing has to be started or stopped for them."""
-    sessions = FlowSessions(flows.sessions)
-    return [Route(MCP_PATH, McpEndpoint(sessions, flows.access, version=flows.version, public_url=flows.public_url))]
+    endpoint = McpEndpoint(flows.sessions, flows.access, version=flows.version, public_url=flows.public_url)
+    return [Route(MCP_PATH, endpoint)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mcp_types import CallToolResult
 
 from clawplane.api.mcp import answers
@@ -10,6 +12,8 @@ from clawplane.api.mcp.calls import ToolCall
 from clawplane.domain.asks import Rollback
 from clawplane.domain.session_rules import check_name, check_workspace
 from clawplane.domain.sessions import LiveState, Session, SessionOptions
+
+_MOST_LISTED: Final = 100
 
 
 async def session_create(call: ToolCall, given: SessionCreate) -> CallToolResult:
@@ -21,8 +25,9 @@ async def session_create(call: ToolCall, given: SessionCreate) -> CallToolResult
 
 async def session_list(call: ToolCall, given: SessionList) -> CallToolResult:
     """List the caller's sessions."""
-    sessions = await call.sessions.all(call.caller)
-    return answers.reply(answers.SessionsAnswer(sessions=tuple(_described(session) for session in sessions)))
+    found = await call.sessions.all(call.caller)
+    listed = tuple(_described(session) for session in found[:_MOST_LISTED])
+    return answers.reply(answers.SessionsAnswer(sessions=listed, more=len(found) > _MOST_LISTED))
 
 
 async def session_state(call: ToolCall, given: SessionOnly) -> CallToolResult:

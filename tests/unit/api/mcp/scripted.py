@@ -23,7 +23,6 @@ from starlette.routing import Route
 from clawplane.api.calls import HttpLimits
 from clawplane.api.edge import Edge
 from clawplane.api.mcp.routes import MCP_PATH, McpEndpoint
-from clawplane.api.mcp.sessions import OnEvent
 from clawplane.api.metrics import Metrics
 from clawplane.domain import asks
 from clawplane.domain.access import Caller, Scope
@@ -66,7 +65,7 @@ class ScriptedSessions:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     interrupted: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def create(self, caller: Caller, options: SessionOptions) -> Session:
+    async def create(self, caller: Caller, options: SessionOptions, *, placed: bool = True) -> Session:
         session = Session(
             id=f"s{len(self.sessions) + 1}",
             owner=caller.owner,
@@ -95,18 +94,33 @@ class ScriptedSessions:
         self.sessions[made.id] = made
         return made
 
-    async def delete(self, caller: Caller, session_id: str) -> None:
+    async def delete(self, caller: Caller, session_id: str) -> Session:
         await self.find(caller, session_id)
-        del self.sessions[session_id]
+        return self.sessions.pop(session_id)
 
     def live(self, session: Session) -> LiveState | None:
         return LiveState(state=session.state, sleeps_at=300_001, memory=4096)
 
+    def request(self, tool: Tool, code: str, **more: Any) -> ExecRequest:
+        return ExecRequest(id=f"e{len(self.requests) + 1}", tool=tool, code=code, **more)
+
     async def execute(
-        self, caller: Caller, session_id: str, tool: Tool, code: str, *, timeout: float, on_event: OnEvent
-    ) -> ExecResult:
-        request = ExecRequest(id=f"e{len(self.requests) + 1}", tool=tool, code=code, timeout=timeout)
+        self, caller: Caller, session_id: str | None, request: ExecRequest
+    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
+        assert session_id is not None
         self.requests.append(request)
+        if request.code == "wait":
+            yield ExecEvent(type="stdout", text="one\n")
+            yield ExecEvent(type="stdout", text="two\n")
+            self.waiting.set()
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                self.interrupted.set()
+                raise
+        yield self._result(session_id, request)
+
+    def _result(self, session_id: str, request: ExecRequest) -> ExecResult:
         done: dict[str, Any] = {"exec_id": request.id, "session_id": session_id, "usage": Usage(wall_ms=1.5)}
         match request.code:
             case "1+1":
@@ -128,19 +142,8 @@ class ScriptedSessions:
             case "much":
                 return ExecResult(**done, stdout="head", truncated={"stdout": Truncated(omitted_bytes=9, spill=".o/1")})
             case "wait":
-                return await self._wait(on_event, done)
+                return ExecResult(**done, stdout="one\ntwo\n")
         return ExecResult(**done, stdout=request.code)
-
-    async def _wait(self, on_event: OnEvent, done: dict[str, Any]) -> ExecResult:
-        on_event(ExecEvent(type="stdout", text="one\n"))
-        on_event(ExecEvent(type="stdout", text="two\n"))
-        self.waiting.set()
-        try:
-            await self.release.wait()
-        except asyncio.CancelledError:
-            self.interrupted.set()
-            raise
-        return ExecResult(**done, stdout="one\ntwo\n")
 
     async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
         match question:
@@ -166,7 +169,10 @@ class ScriptedSessions:
         end = None if question.limit is None else question.offset + question.limit
         yield self.files[question.path][question.offset : end]
 
-    async def write(self, caller: Caller, session_id: str, question: asks.WriteFile, content: bytes) -> FileEntry:
+    async def write(
+        self, caller: Caller, session_id: str, question: asks.WriteFile, chunks: AsyncIterator[bytes]
+    ) -> FileEntry:
+        content = b"".join([chunk async for chunk in chunks])
         self.files[question.path] = (self.files.get(question.path, b"") if question.append else b"") + content
         return self._entry(question.path)
 

@@ -275,7 +275,7 @@ async def test_sessions_are_made_described_copied_undone_and_ended(here: Endpoin
     assert list(here.sessions.sessions) == ["s2"]
 
 
-@pytest.mark.parametrize("header", ["bearer", "api-key"])
+@pytest.mark.parametrize("header", ["bearer", "api-key", "X-API-Key"])
 async def test_each_way_to_send_the_key_suffices(here: Endpoint, header: str) -> None:
     async with here.client("2026-07-28", key=KEY, header=header) as client:
         assert (await client.list_tools()).tools
