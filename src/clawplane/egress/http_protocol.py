@@ -92,6 +92,7 @@ class Conversation:
                 return None
             if not isinstance(event, h11.Request):
                 raise _Bad("400 Bad Request", "the connection ended before a request")
+            _check_size(event)
             self._check_credentials(event)
             wanted = self._tunnel(event) if event.method == b"CONNECT" else self._forward(event)
         except _Bad as bad:
@@ -187,6 +188,13 @@ class Conversation:
         target = (path if path.startswith("/") else f"/{path}").encode("latin-1")
         self._head = h11.Request(method=request.method, target=target, headers=_headers(request, match["authority"]))
         return Wanted(host, port)
+
+
+def _check_size(request: h11.Request) -> None:
+    """Refuse a large head that came at once; h11 itself bounds only what it waits for."""
+    size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+    if size > HEAD_BYTES:
+        raise _Bad("431 Request Header Fields Too Large", "the request's head is too large")
 
 
 class BadRequest(Exception):

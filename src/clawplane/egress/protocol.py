@@ -90,8 +90,9 @@ class Conversation:
 
     def receive(self, data: bytes) -> tuple[bytes, Wanted | None]:
         """Take in what the client sent; return what to send, and what it wants as soon as that is known."""
-        self._buffer += data
         answers = bytearray()
+        if self.state is not State.ENDED:
+            self._buffer += data
         while self.state in _STEPS:
             answer = _STEPS[self.state](self)
             if answer is None:

@@ -71,7 +71,8 @@ class Relay:
         self._on_exhausted = on_exhausted
         self._servers: list[asyncio.Server] = []
         self._clients: set[Client] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._dialing: set[asyncio.Task[None]] = set()
+        self._joining: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -89,13 +90,17 @@ class Relay:
         for server in self._servers:
             server.close()
         self._cut()
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in list(self._dialing):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._dialing, *self._joining, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether nothing may pass any more."""
+        return self._closed or self.exhausted
 
     @property
     def connections(self) -> int:
@@ -106,7 +111,7 @@ class Relay:
 
     def admit(self, client: Client) -> bool:
         """Take a new client, unless there are too many."""
-        if self._closed or self.exhausted or len(self._clients) >= self._limits.connections:
+        if self.ended or len(self._clients) >= self._limits.connections:
             return False
         self._clients.add(client)
         if self._sweeper is None:
@@ -120,8 +125,8 @@ class Relay:
     def open(self, client: Client, wanted: Wanted) -> None:
         """Judge and connect for a client, in a task of its own."""
         task = asyncio.get_running_loop().create_task(self._open(client, wanted))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._dialing.add(task)
+        task.add_done_callback(self._dialing.discard)
 
     def pass_on(self, entry: Entry, *, sent: int = 0, received: int = 0) -> bool:
         """Count bytes that are about to pass; False when they exceed the budget and everything was cut."""
@@ -158,21 +163,18 @@ class Relay:
             client.refuse(code, status, f"{_shown(host, port)} cannot be reached: {reason}")
         except Exception:
             _log.exception("egress: a connection failed by a defect")
-            client.refuse(Reply.FAILED, "500 Internal Server Error", "the proxy failed")
+            client.cut()
         else:
-            await self._join(client, destination, reached)
+            # Not to be cancelled: a loop that is stopped while it takes a socket over may close it twice. It is brief.
+            task = asyncio.get_running_loop().create_task(self._join(client, destination, reached))
+            self._joining.add(task)
+            task.add_done_callback(self._joining.discard)
 
     async def _join(self, client: Client, destination: Destination, reached: Reached) -> None:
         entry, _ = self.ledger.note(destination.name, destination.port, "allowed")
-        try:
-            await asyncio.get_running_loop().create_connection(
-                lambda: FarEnd(self, client, entry, reached.early), sock=reached.connection
-            )
-        except BaseException as error:
-            reached.connection.close()
-            if not isinstance(error, OSError):
-                raise
-            client.refuse(Reply.FAILED, "502 Bad Gateway", f"{destination} closed the connection")
+        far = FarEnd(self, client, entry, reached.early)
+        await asyncio.get_running_loop().create_connection(lambda: far, sock=reached.connection)
+        far.settle()
 
     def _note(self, host: str, port: int, verdict: Verdict, reason: str) -> None:
         _, first = self.ledger.note(host, port, verdict, reason)
@@ -255,7 +257,7 @@ class Client(End):
         self.deciding, self.joined = False, True
         self.moved_at = asyncio.get_running_loop().time()
         self.other, far.other = far, self
-        if self.lost or self.relay.exhausted:
+        if self.lost or self.relay.ended:
             self.cut()
             return
         self.greet(far)
@@ -397,11 +399,30 @@ class FarEnd(End):
         self._client = client
         self._entry = entry
         self._early = early
+        self._settled = False
+        self._unwanted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Join the client before anything can be read here: its protocol's reply has to come first."""
         super().connection_made(transport)
         self._client.join(self, self._early)
+
+    def settle(self) -> None:
+        """Note that the loop has taken the socket over; what wanted it broken before is done now.
+
+        uvloop loses track of a socket whose transport ends while it is being made from it, and the stray object later
+        closes whatever has got its number by then.
+        """
+        self._settled = True
+        if self._unwanted:
+            self.reset()
+
+    def reset(self) -> None:
+        """Break the connection, as soon as it is made."""
+        if self._settled:
+            super().reset()
+        else:
+            self._unwanted = True
 
     def data_received(self, data: bytes) -> None:
         """Count and pass on to the client."""
