@@ -40,6 +40,8 @@ __all__ = ["MOST_WAITING", "End", "Live"]
 
 _MOST_BESIDE: Final = 64
 _NOTE_SECONDS: Final = 1.0
+_REMEMBER_SECONDS: Final = 0.5
+"""Idle for this long, the names of the variables are written down."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Live:
         self._end: Reason | None = None
         self._end_message = ""
         self._leaving = False
+        self._unremembered = False
         self._noting: asyncio.TimerHandle | None = None
         self._answers: dict[str, Callable[[Asking, Any], Awaitable[msgspec.Struct]]] = {
             "reset": self._reset,
@@ -241,6 +244,7 @@ class Live:
         self._touch()
         if request.tool == "python":
             await self.python.remember(request.id)
+            self._unremembered = True
         self._note_soon()
 
     # Turns that are no exec
@@ -305,6 +309,8 @@ class Live:
     def _next_step(self) -> float | None:
         options = self.spec.options
         steps = []
+        if self._unremembered:
+            return self._used + _REMEMBER_SECONDS
         if self._state is SessionState.RUNNING:
             steps.append(options.sleep_after)
         elif options.save_after:
@@ -315,7 +321,9 @@ class Live:
     async def _look_at_clock(self) -> None:
         options = self.spec.options
         idle = asyncio.get_running_loop().time() - self._used
-        if options.expires_after and idle >= options.expires_after:
+        if self._unremembered:
+            await self._remember()
+        elif options.expires_after and idle >= options.expires_after:
             self._finish("expired", f"nobody used it for {options.expires_after} s")
         elif self._state is SessionState.RUNNING and options.sleep_after and idle >= options.sleep_after:
             await self._freeze()
@@ -326,7 +334,13 @@ class Live:
     def _sleeps(self) -> bool:
         return self._state is SessionState.SLEEPING
 
+    async def _remember(self) -> None:
+        if self._unremembered:
+            self._unremembered = False
+            await self._saver.remember(self.python, self.exec_count)
+
     async def _freeze(self) -> None:
+        await self._remember()
         if self._state is SessionState.RUNNING:
             await self.residence.sleep(self)
             self._state = SessionState.SLEEPING

@@ -8,6 +8,7 @@ given its name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +23,7 @@ from clawplane.sandbox.policy import MIB
 ROOM: Final = 2048 * MIB
 LARGEST: Final = 512 * MIB
 _SHARE: Final = 0.5
+_NAMES_SECONDS: Final = 5.0
 _MOST_NAMES: Final = 500
 
 
@@ -84,6 +86,13 @@ class Saver:
         lost = tuple(f"{each.name} ({each.reason})" for each in kept.lost)
         return Report(True, f"{len(kept.names)} variables were saved", _bounded(lost))
 
+    async def remember(self, python: PythonSide, exec_count: int) -> None:
+        """Write down which variables there are, so that their loss can be told by name."""
+        self._kept = msgspec.structs.replace(self._kept, exec_count=exec_count)
+        with contextlib.suppress(Gone, TimeoutError):
+            async with asyncio.timeout(_NAMES_SECONDS):
+                self.note(saved=False, names=await python.names())
+
     def note(self, *, saved: bool, names: tuple[str, ...]) -> None:
         """Write down how the session stands, for its next life."""
         self._kept = msgspec.structs.replace(self._kept, saved=saved, names=_bounded(names))
@@ -94,9 +103,8 @@ async def recalled(places: Places, kept: Kept, python: PythonSide) -> Memory:
     """Bring back what is saved of a session; what does not come back is told by name."""
     memory = Memory(exec_count=kept.exec_count)
     if not kept.saved:
-        if kept.names or kept.exec_count:
-            memory.lost = kept.names
-            memory.notes.append(_sentence((), kept.names))
+        memory.lost = kept.names
+        memory.notes.append(_sentence((), kept.names))
         return memory
     try:
         file = os.open(places.saved(kept.session), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -68,7 +68,7 @@ async def test_no_variable_of_the_runner_is_visible(stay, monkeypatch):
 
 async def test_node_runs_and_requires(stay):
     result = await stay.python("1")
-    result = (await stay.start("console.log(require('path').basename(process.cwd()))", tool="node").answer())
+    result = await stay.start("console.log(require('path').basename(process.cwd()))", tool="node").answer()
     assert (result.stdout, result.error) == ("workspace\n", None)
 
 
