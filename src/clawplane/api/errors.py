@@ -3,6 +3,8 @@
 Both dialects answer in the same envelope. On the CoreClaw paths the message is the one that its table gives to the
 code, and what exactly is wrong stands in `details`; semantic refusals (400 with 11000) carry their own sentence, as
 production does. On our own paths the message is always our sentence, and the status says what HTTP has a status for.
+Sessions and tools (`/v1/tools`, `/v1/sessions`, `/v1/workspaces`, `/v1/sandbox`) answer without the envelope:
+`{"error": sentence, "code": machine code, "hint": way out, "request_id": ...}`, with the statuses of our own paths.
 
 | error | CoreClaw | ours |
 | --- | --- | --- |
@@ -49,6 +51,8 @@ class Answer:
 
 
 _INVALID = "invalid argument"
+_TOOLS: Final = "/v1/tools/"
+_PLAIN: Final = (_TOOLS, "/v1/sessions", "/v1/workspaces", "/v1/sandbox/")
 
 TABLE: Final[dict[type[ClawplaneError], Answer]] = {
     errors.InvalidArgument: Answer(11000, None, 400, 400),
@@ -89,15 +93,34 @@ def is_native(path: str) -> bool:
     return path.startswith("/v1/") or path == "/v1"
 
 
+def is_plain(path: str) -> bool:
+    """Tell whether a path answers without an envelope: sessions and tools, whose errors are sentences."""
+    return path.startswith(_PLAIN)
+
+
+def plain_body(error: ClawplaneError, request_id: str) -> dict[str, Any]:
+    """Return an error as sessions and tools say it: a sentence, its code, the way out."""
+    return {
+        "error": _clean(error.message),
+        "code": error.code,
+        "hint": _clean(error.hint),
+        "request_id": request_id,
+    }
+
+
 def to_response(error: ClawplaneError, *, path: str, request_id: str) -> Response:
     """Return the answer to a request at `path` that ended in `error`."""
     answer = answer_for(error)
     native = is_native(path)
-    message, details = _words(error, answer, native)
-    body: dict[str, Any] = {"code": answer.code, "message": message, "request_id": request_id, "details": details}
-    body["error"] = error.code
-    if error.hint:
-        body["hint"] = _clean(error.hint)
+    if is_plain(path):
+        streams = {"stdout": "", "stderr": ""} if path.startswith(_TOOLS) else {}
+        body = streams | plain_body(error, request_id)
+    else:
+        message, details = _words(error, answer, native)
+        body = {"code": answer.code, "message": message, "request_id": request_id, "details": details}
+        body["error"] = error.code
+        if error.hint:
+            body["hint"] = _clean(error.hint)
     headers = {}
     if answer.native_status == 401:
         headers["WWW-Authenticate"] = "Bearer"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from clawplane.api.calls import Operation, Parameter
-from clawplane.api.errors import is_native
+from clawplane.api.errors import is_native, is_plain
 
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)(:path)?\}")
 _REF: Final = "#/components/schemas/{name}"
@@ -33,6 +33,15 @@ _ERROR: Final[dict[str, Any]] = {
     },
 }
 _ERROR_CONTENT: Final[dict[str, Any]] = {"application/json": {"schema": {"$ref": _REF.format(name="Error")}}}
+_PLAIN_CONTENT: Final[dict[str, Any]] = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["error", "code", "hint", "request_id"],
+            "properties": {name: {"type": "string"} for name in ("error", "code", "hint", "request_id")},
+        }
+    }
+}
 _FORM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["scraper_file"],
@@ -120,13 +129,14 @@ def _responses(operation: Operation, shapes: dict[str, Any], *, has_input: bool)
         refusal = {"501": {"description": "This release does not offer the operation.", "content": _ERROR_CONTENT}}
         return refusal | {"401": {"description": _STATUSES["401"], "content": _ERROR_CONTENT}}
     failures = _STATUSES | ({"422": "The request has the wrong shape or range."} if has_input else {})
+    content = _PLAIN_CONTENT if is_plain(operation.path) else _ERROR_CONTENT
     return {"200": good} | {
-        status: {"description": text, "content": _ERROR_CONTENT} for status, text in sorted(failures.items())
+        status: {"description": text, "content": content} for status, text in sorted(failures.items())
     }
 
 
 def _envelope(operation: Operation, shapes: dict[str, Any]) -> dict[str, Any]:
-    if operation.path == "/healthz":
+    if operation.path == "/healthz" or (is_plain(operation.path) and operation.data is not None):
         return dict(shapes[_key(operation.data)])
     properties: dict[str, Any] = {
         "code": {"type": "integer", "const": 0},

@@ -80,6 +80,10 @@ class Sessions(Protocol):
         """End a session and cancel its job; None when it has ended already or never was."""
         ...
 
+    async def set_end(self, session_id: str, ends_at: int | None) -> None:
+        """Let a session end at a fixed time, used or not; None gives it back to its idle time."""
+        ...
+
     async def record(self, record: ExecRecord, *, now: int) -> None:
         """Append to a session's history, count the exec, and note the use; beyond history's bound the oldest go."""
         ...

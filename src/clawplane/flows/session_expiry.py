@@ -61,8 +61,10 @@ class SessionExpiry:
         self._sooner.clear()
         self._due = None
         for session in await self._sessions.expired(now=self._clock.now_ms()):
-            if not self._places.busy[session.id]:
-                seconds = session.options.expires_after
+            seconds = session.options.expires_after
+            if not seconds:
+                await self._end(session, "It expired: its time was over.")
+            elif not self._places.busy[session.id]:
                 await self._end(session, f"It expired: nobody used it for {seconds} s.")
 
     async def _sleep(self) -> None:

@@ -107,13 +107,15 @@ class SessionPlaces:
         """Note an exec."""
         known = self._known.get(session.id)
         if known is not None:
-            after = known.options.expires_after
             self._known[session.id] = msgspec.structs.replace(
-                known,
-                used_at=now,
-                exec_count=known.exec_count + 1,
-                expires_at=now + after * 1000 if after else None,
+                known, used_at=now, exec_count=known.exec_count + 1, expires_at=self._expiry_of(known, now)
             )
+
+    @staticmethod
+    def _expiry_of(session: Session, now: int) -> int | None:
+        """Return when a session expires that is used now; one without an idle time may have a fixed end."""
+        after = session.options.expires_after
+        return now + after * 1000 if after else session.expires_at
 
     def forget(self, session_id: str) -> None:
         """Read this session from the store the next time."""
@@ -143,13 +145,19 @@ class SessionPlaces:
             max_attempts=1,
         )
 
-    async def submit(self, session: Session, *, max_live: int) -> Session:
-        """Store a new session and offer its job with the same commit; returns the live one of its name if there is."""
+    async def submit(self, session: Session, *, max_live: int, ends_at: int | None = None) -> Session:
+        """Store a new session and offer its job with the same commit; returns the live one of its name if there is.
+
+        `ends_at` is a fixed end in milliseconds, which takes the place of the idle time.
+        """
         self._expect_runner(session.runner)
         job = self.job_for(session, resume=False)
         stored, _ = await asyncio.gather(
             self._sessions.create(session, job, max_live=max_live), self._leases.offer_now(job.caps)
         )
+        if ends_at is not None:
+            await self._sessions.set_end(stored.id, ends_at)
+            stored = msgspec.structs.replace(stored, expires_at=ends_at)
         self._remember(stored)
         if self._leases.reach(stored.job) is None:
             self._wakeups.notify(channels.READY)
@@ -246,11 +254,10 @@ class SessionPlaces:
         self._live[session] = state
         known = self._known.get(session)
         if known is not None and known.job == job:
-            moved = first or known.state is not state.state or _moved(known.expires_at, state.expires_at)
+            expires_at = state.expires_at if known.options.expires_after else known.expires_at
+            moved = first or known.state is not state.state or _moved(known.expires_at, expires_at)
             self._remember(
-                msgspec.structs.replace(
-                    known, state=state.state, sleeps_at=state.sleeps_at, expires_at=state.expires_at
-                )
+                msgspec.structs.replace(known, state=state.state, sleeps_at=state.sleeps_at, expires_at=expires_at)
             )
             if not moved:
                 return

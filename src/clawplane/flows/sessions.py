@@ -8,8 +8,10 @@ sleeps. Who may ask is decided here: a session of somebody else does not exist. 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,7 +24,17 @@ from clawplane.domain.ports import Wakeups
 from clawplane.domain.runner_asks import REFUSED, ForgetWorkspace
 from clawplane.domain.session_history import KEPT, ExecRecord, Workspace, notebook
 from clawplane.domain.session_ports import Sessions as SessionStore
-from clawplane.domain.sessions import ExecRequest, LiveState, Session, SessionOptions, SessionState, Tool
+from clawplane.domain.sessions import (
+    ExecEvent,
+    ExecRequest,
+    ExecResult,
+    FileEntry,
+    LiveState,
+    Session,
+    SessionOptions,
+    SessionState,
+    Tool,
+)
 from clawplane.flows.execs import Execution
 from clawplane.flows.leases import Leases
 from clawplane.flows.session_expiry import SessionExpiry
@@ -81,9 +93,18 @@ class Sessions:
 
     # life
 
-    async def create(self, caller: Caller, options: SessionOptions, *, placed: bool = True) -> Session:
-        """Create a session, or return the caller's live one of the same name; `placed` waits until a runner has it."""
-        session = await self._places.submit(self._new(caller, options), max_live=self._limits.live_per_owner)
+    async def create(
+        self, caller: Caller, options: SessionOptions, *, placed: bool = True, ends_at: int | None = None
+    ) -> Session:
+        """Create a session, or return the caller's live one of the same name; `placed` waits until a runner has it.
+
+        `ends_at` (ms) is a fixed end, used or not, in place of the idle time.
+        """
+        if ends_at is not None:
+            options = msgspec.structs.replace(options, expires_after=0)
+        session = await self._places.submit(
+            self._new(caller, options), max_live=self._limits.live_per_owner, ends_at=ends_at
+        )
         self._expiry.not_later_than(session.expires_at)
         if placed:
             session = (await self._places.reach(session)).session
@@ -93,15 +114,16 @@ class Sessions:
         """Return a session that the caller may see; raises NotFound."""
         session = await self._places.session(session_id)
         if session is None or not (session.owner == caller.owner or caller.may(Scope.ADMIN)):
-            raise NotFound(
-                f"session_id: there is no session {session_id[:80]!r}.",
-                hint="List yours with GET /v1/sessions, or leave `session_id` out to get a new one.",
-            )
+            raise unknown(session_id)
         return session
 
     def live(self, session: Session) -> LiveState | None:
         """Return what the runner last said of a session that lives."""
         return self._places.live(session.id)
+
+    def executing(self, session: Session) -> int:
+        """Return how many execs of a session are under way or queued."""
+        return self._places.busy[session.id]
 
     async def page(
         self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
@@ -110,10 +132,34 @@ class Sessions:
         await self._places.settle()
         return await self._sessions.page(owner=caller.owner, state=state, name=name, limit=limit, offset=offset)
 
+    async def all(self, caller: Caller) -> list[Session]:
+        """Return the caller's sessions that have not ended, newest first."""
+        _, found = await self.page(caller, state=None, name="", limit=self._limits.live_per_owner * 2, offset=0)
+        return [session for session in found if session.state is not SessionState.ENDED]
+
+    async def known(self, session_id: str) -> Session:
+        """Return a session, whoever owns it, for somebody who has proved to hold its token."""
+        session = await self._places.session(session_id)
+        if session is None:
+            raise unknown(session_id)
+        return session
+
+    async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
+        """Let a session end at a fixed time in ms, used or not; None gives it back to its idle time."""
+        session = await self.find(caller, session_id)
+        await self._sessions.set_end(session.id, ends_at)
+        self._places.forget(session.id)
+        self._expiry.not_later_than(ends_at)
+        return await self.find(caller, session_id)
+
     async def delete(self, caller: Caller, session_id: str) -> Session:
         """End a session now and for good; one that has ended stays as it is."""
         session = await self.find(caller, session_id)
         return await self._end(session, DELETED) or await self.find(caller, session_id)
+
+    async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
+        """Return the answer to a question of domain.asks.METHODS that streams nothing."""
+        return await self._ask(await self.find(caller, session_id), method, question, asks.METHODS[method][2])
 
     async def state(self, caller: Caller, session_id: str) -> LiveState:
         """Ask the runner how a session stands; this wakes it."""
@@ -156,13 +202,15 @@ class Sessions:
 
     # execs
 
-    async def execute(self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object) -> Execution:
-        """Return an exec that is ready to be entered; without a session id a session is created for it.
+    def request(self, tool: Tool, code: str, **more: Any) -> ExecRequest:
+        """Return what is to be executed, with an id of its own; `more` are fields of domain.sessions.ExecRequest."""
+        return ExecRequest(id=new_ulid(self._clock.now_ms()), tool=tool, code=code, **more)
 
-        `more` are fields of domain.sessions.ExecRequest. All values were checked by domain.session_rules.
+    async def prepare(self, caller: Caller, session_id: str | None, request: ExecRequest) -> Execution:
+        """Return an exec that is ready to be entered (`async with`); without a session id a session is created.
+
+        The request's values were checked by domain.session_rules.
         """
-        now = self._clock.now_ms()
-        request = msgspec.convert({"id": new_ulid(now), "tool": tool, "code": code, **more}, ExecRequest)
         if session_id is None:
             session = await self.create(caller, SessionOptions(), placed=False)
         else:
@@ -170,6 +218,15 @@ class Sessions:
         if self._places.busy[session.id] >= self._limits.waiting:
             raise RateLimited(f"{self._limits.waiting} execs of this session are waiting.", hint="Wait for their ends.")
         return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock)
+
+    async def execute(
+        self, caller: Caller, session_id: str | None, request: ExecRequest
+    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
+        """Yield what an exec says while it runs, and its result last; closing the generator early ends the exec."""
+        async with await self.prepare(caller, session_id, request) as run:
+            async for event in run.events():
+                yield event
+            yield await run.result()
 
     async def execs(self, caller: Caller, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:
         """Return how many execs are kept of a session, and one page of them, newest first; `offset` in rows."""
@@ -192,6 +249,20 @@ class Sessions:
         else:
             session = await self.find(caller, session_id)
         return SessionFiles(session, self._places)
+
+    async def read(self, caller: Caller, session_id: str, question: asks.ReadFile) -> AsyncGenerator[bytes, None]:
+        """Yield a workspace file, or the piece of it that is asked for."""
+        files = await self.files(caller, session_id)
+        stream = await files.read(question.path, offset=question.offset, limit=question.limit)
+        async with aclosing(stream.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def write(
+        self, caller: Caller, session_id: str, question: asks.WriteFile, chunks: AsyncIterator[bytes]
+    ) -> FileEntry:
+        """Write a workspace file; it changes when the last chunk came, and not at all when `chunks` raises."""
+        return await (await self.files(caller, session_id)).write(question, chunks)
 
     async def workspaces(self, caller: Caller) -> list[Workspace]:
         """Return the caller's named workspaces."""
@@ -256,3 +327,11 @@ class Sessions:
             return msgspec.msgpack.decode(await asked.answer(), type=answer)
         finally:
             asked.withdraw()
+
+
+def unknown(session_id: str) -> NotFound:
+    """Return the error of a session that is not there, or is somebody else's."""
+    return NotFound(
+        f"session_id: there is no session {session_id[:80]!r}.",
+        hint="List yours with GET /v1/sessions, or leave `session_id` out to get a new one.",
+    )

@@ -53,6 +53,11 @@ class _End(NamedTuple):
     now: int
 
 
+class _SetEnd(NamedTuple):
+    session_id: str
+    ends_at: int | None
+
+
 class _Use(NamedTuple):
     record: ExecRecord
     now: int
@@ -154,6 +159,12 @@ async def _end(tx: Transaction, session_id: str, reason: str, now: int) -> Ended
     return EndedSession(session=_session(tuple(after)), leases=tuple(leases))
 
 
+async def set_end(tx: Transaction, items: Sequence[_SetEnd]) -> list[None]:
+    """Move fixed ends of sessions."""
+    await tx.many("set_session_end", [(item.ends_at, item.session_id) for item in items])
+    return [None] * len(items)
+
+
 async def record(tx: Transaction, items: Sequence[_Use]) -> list[None]:
     """Append to histories; one look at a session's history however many of its execs are in the batch."""
     by_session: dict[str, list[_Use]] = defaultdict(list)
@@ -253,6 +264,10 @@ class SqlSessions:
     async def end(self, session_id: str, reason: str, *, now: int) -> EndedSession | None:
         """End a session and cancel its job; None when it has ended already or never was."""
         return await self._database.write(end, _End(session_id, reason, now))
+
+    async def set_end(self, session_id: str, ends_at: int | None) -> None:
+        """Let a session end at a fixed time, used or not; None gives it back to its idle time."""
+        await self._database.write(set_end, _SetEnd(session_id, ends_at))
 
     async def record(self, record_: ExecRecord, *, now: int) -> None:
         """Append to a session's history."""

@@ -5,13 +5,13 @@ VALUES (:id, :owner, :name, :workspace, :options, :branch_of, :created_at, :stat
         :expires_at, :ended_at, :end_reason, :exec_count, :lives)
 
 -- name: find_session
-SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, expires_at, ended_at, end_reason,
-       exec_count, lives, branch_of
+SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, coalesce(ends_at, expires_at), ended_at,
+       end_reason, exec_count, lives, branch_of
 FROM session WHERE id = :id
 
 -- name: live_session_of_name
-SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, expires_at, ended_at, end_reason,
-       exec_count, lives, branch_of
+SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, coalesce(ends_at, expires_at), ended_at,
+       end_reason, exec_count, lives, branch_of
 FROM session WHERE owner = :owner AND name = :name AND name <> '' AND state <> 'ended'
 
 -- name: count_live_sessions
@@ -22,8 +22,8 @@ SELECT count(*) FROM session
 WHERE (:owner IS NULL OR owner = :owner) AND (:state IS NULL OR state = :state) AND (:name = '' OR name = :name)
 
 -- name: page_sessions
-SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, expires_at, ended_at, end_reason,
-       exec_count, lives, branch_of
+SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, coalesce(ends_at, expires_at), ended_at,
+       end_reason, exec_count, lives, branch_of
 FROM session
 WHERE (:owner IS NULL OR owner = :owner) AND (:state IS NULL OR state = :state) AND (:name = '' OR name = :name)
 ORDER BY number DESC LIMIT :limit OFFSET :offset
@@ -39,7 +39,8 @@ UPDATE session SET state = 'creating', job = :job, lives = lives + 1, used_at = 
 WHERE id = :id
 
 -- name: end_session
-UPDATE session SET state = 'ended', ended_at = :now, end_reason = :reason, sleeps_at = NULL, expires_at = NULL
+UPDATE session SET state = 'ended', ended_at = :now, end_reason = :reason, sleeps_at = NULL, expires_at = NULL,
+    ends_at = NULL
 WHERE id = :id
 
 -- name: sleep_session
@@ -72,12 +73,15 @@ SELECT count(*) FROM session_exec WHERE session = :session
 SELECT body FROM session_exec WHERE session = :session ORDER BY seq DESC LIMIT :limit OFFSET :offset
 
 -- name: expired_sessions
-SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, expires_at, ended_at, end_reason,
-       exec_count, lives, branch_of
-FROM session WHERE state <> 'ended' AND expires_at <= :now ORDER BY expires_at LIMIT :limit
+SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, coalesce(ends_at, expires_at), ended_at,
+       end_reason, exec_count, lives, branch_of
+FROM session WHERE state <> 'ended' AND coalesce(ends_at, expires_at) <= :now ORDER BY coalesce(ends_at, expires_at) LIMIT :limit
 
 -- name: next_session_expiry
-SELECT min(expires_at) FROM session WHERE state <> 'ended'
+SELECT min(coalesce(ends_at, expires_at)) FROM session WHERE state <> 'ended'
+
+-- name: set_session_end
+UPDATE session SET ends_at = :ends_at WHERE id = :id AND state <> 'ended'
 
 -- name: find_workspace
 SELECT runner FROM workspace WHERE owner = :owner AND name = :name

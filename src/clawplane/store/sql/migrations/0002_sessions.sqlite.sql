@@ -14,7 +14,8 @@ CREATE TABLE session (
     runner TEXT,
     used_at INTEGER NOT NULL,
     sleeps_at INTEGER,
-    expires_at INTEGER,
+    expires_at INTEGER,  -- moves with each use
+    ends_at INTEGER,  -- a fixed end, which takes its place
     ended_at INTEGER,
     end_reason TEXT NOT NULL DEFAULT '',
     exec_count INTEGER NOT NULL DEFAULT 0,
@@ -25,7 +26,7 @@ CREATE UNIQUE INDEX session_name ON session (owner, name) WHERE name <> '' AND s
 CREATE INDEX session_live ON session (owner, number) WHERE state <> 'ended';
 CREATE INDEX session_owner ON session (owner, number);
 CREATE INDEX session_job ON session (job);
-CREATE INDEX session_expires ON session (expires_at) WHERE state <> 'ended';
+CREATE INDEX session_expires ON session (coalesce(ends_at, expires_at)) WHERE state <> 'ended';
 
 CREATE TABLE session_exec (
     session TEXT NOT NULL,
