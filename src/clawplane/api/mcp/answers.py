@@ -189,10 +189,7 @@ def reply(value: Struct, *attached: ContentBlock, error: bool = False) -> CallTo
 
 def refusal(error: ClawplaneError, *, session_id: str = "", as_code: bool = False) -> CallToolResult:
     """Return a call that was refused; `as_code` in the form in which all code tools answer."""
-    lines = [error.message, *error.details]
-    if error.hint and error.hint not in lines:
-        lines.append(error.hint)
-    text = " ".join(lines).encode("utf-8", "replace").decode()
+    text = " ".join(part for part in (error.message, error.hint) if part).encode("utf-8", "replace").decode()
     if not as_code:
         return CallToolResult(content=[TextContent(text=text)], is_error=True)
     return reply(CodeAnswer(stdout="", stderr="", error=text, session_id=session_id, status="error"), error=True)
@@ -203,7 +200,12 @@ def code_reply(result: ExecResult, session: Session) -> CallToolResult:
     images: list[ImageContent] = []
     shown = tuple(_shown(bundle, images) for bundle in result.results)
     members = msgspec.structs.asdict(result)
-    members.update(results=shown, session=times_of(session))
+    detail = result.error_detail  # its lines are in stderr; a model need not read them twice
+    members.update(
+        results=shown,
+        session=times_of(session),
+        error_detail=None if detail is None else ExecError(name=detail.name, value=detail.value),
+    )
     value = CodeAnswer(**members)
     return reply(value, *images, *_links(result), error=result.error is not None or result.status != "ok")
 

@@ -124,6 +124,17 @@ async def test_exception_timeout_and_memory_are_errors_in_the_common_form(here: 
     assert result.structured_content["error"]
 
 
+async def test_a_traceback_is_told_once(here: Endpoint) -> None:
+    async with here.client("2026-07-28") as client:
+        result = await call(client, "execute_python", code="boom")
+    assert result.structured_content["error_detail"] == {
+        "name": "ZeroDivisionError",
+        "value": "division by zero",
+        "traceback": [],
+    }
+    assert text(result).count("Traceback") == 1
+
+
 async def test_a_spilled_output_is_linked(here: Endpoint) -> None:
     async with here.client("2026-07-28") as client:
         result = await call(client, "execute_python", code="much")
