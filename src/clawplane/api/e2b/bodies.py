@@ -1,17 +1,21 @@
-"""Read JSON bodies."""
+"""Read bodies: as JSON, or as what is in the way of a refusal."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, TypeVar
 
 import msgspec
+from starlette.requests import ClientDisconnect, Request
 
-from clawplane.domain.errors import InvalidArgument
+from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.domain.json_text import exceeds_depth
 
 T = TypeVar("T")
 
 _MAX_DEPTH: Final = 64
+_MAX_DRAINED: Final = 256 << 10
+_DRAIN_SECONDS: Final = 2.0
 
 
 def decoded(data: bytes, type_: type[T]) -> T:
@@ -22,3 +26,19 @@ def decoded(data: bytes, type_: type[T]) -> T:
         return msgspec.json.decode(data or b"{}", type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"The request body does not fit: {error}") from None
+
+
+async def drain(request: Request) -> None:
+    """Read what is left of a refused request's body, if it is small and comes soon.
+
+    A connection that is closed with a body under way is reset, and the client may never see why it was refused.
+    """
+    size = 0
+    try:
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > _MAX_DRAINED:
+                    return
+    except (TimeoutError, ClientDisconnect, ClawplaneError, RuntimeError):
+        return  # RuntimeError: the body was read to its end

@@ -16,11 +16,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
-from clawplane.api.e2b.sessions import Sessions
+from clawplane.api.e2b.sessions import Exec, Sessions
+from clawplane.api.e2b.streams import said_by
 from clawplane.domain.access import Caller
-from clawplane.domain.asks import Interrupt
 from clawplane.domain.errors import ClawplaneError, ConcurrencyLimited, InternalError, NotFound, RateLimited
-from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult
+from clawplane.domain.sessions import ExecEvent, ExecResult
 
 FIRST_PID: Final = 1000
 _MOST: Final = 100
@@ -31,16 +31,27 @@ _MOST_LISTENERS: Final = 16
 Piece = ExecEvent | ExecResult | ClawplaneError
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to run: the program as it was asked for, and the line for the shell that it becomes."""
+
+    program: str
+    arguments: list[str]
+    line: str
+    environment: dict[str, str]
+    directory: str
+    timeout: float
+    tag: str
+
+
 @dataclass(slots=True, eq=False)
 class Command:
-    """One command that runs: a program and its arguments, as they were asked for, and the exec that they became."""
+    """One command that runs, and who listens to it."""
 
     pid: int
     session_id: str
-    request: ExecRequest
-    program: str
-    arguments: list[str]
-    tag: str
+    order: Order
+    exec_id: str
     listeners: list[asyncio.Queue[Piece]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     killed: bool = False
@@ -54,15 +65,24 @@ class Commands:
         self._running: dict[tuple[str, int], Command] = {}
         self._pids = itertools.count(FIRST_PID)
 
-    def start(
-        self, caller: Caller, session_id: str, request: ExecRequest, *, program: str, arguments: list[str], tag: str
-    ) -> Command:
+    async def start(self, caller: Caller, session_id: str, order: Order) -> Command:
         """Start a command; listen to it before the event loop runs again, or its first words are lost."""
+        execution = await self._sessions.execute(
+            caller,
+            session_id,
+            "shell",
+            order.line,
+            timeout=order.timeout,
+            environment=order.environment,
+            directory=order.directory,
+            detached=True,
+            raw=True,
+        )
         if sum(1 for owner, _ in self._running if owner == session_id) >= _MOST:
             raise ConcurrencyLimited(f"The sandbox runs {_MOST} commands.", hint="Kill some, or wait for their ends.")
-        command = Command(next(self._pids), session_id, request, program, arguments, tag)
+        command = Command(next(self._pids), session_id, order, execution.id)
         self._running[session_id, command.pid] = command
-        command.task = asyncio.create_task(self._run(caller, command))
+        command.task = asyncio.create_task(self._run(command, execution))
         return command
 
     def all(self, session_id: str) -> list[Command]:
@@ -72,15 +92,14 @@ class Commands:
     def find(self, session_id: str, *, pid: int | None, tag: str | None) -> Command:
         """Return a command by its process id or tag; raises NotFound when none of the sandbox's runs."""
         for command in self.all(session_id):
-            if command.pid == pid or (tag and command.tag == tag):
+            if command.pid == pid or (tag and command.order.tag == tag):
                 return command
         raise NotFound(f"There is no process {pid if pid is not None else tag!r:.80} in the sandbox.")
 
     async def interrupt(self, caller: Caller, command: Command, *, kill: bool) -> None:
         """End a command and all that it started."""
         command.killed = command.killed or kill
-        question = Interrupt(exec_id=command.request.id)
-        await self._sessions.ask(caller, command.session_id, "interrupt", question)
+        await self._sessions.interrupt(caller, command.session_id, command.exec_id)
 
     async def heard(
         self, command: Command, heard: asyncio.Queue[Piece]
@@ -110,10 +129,10 @@ class Commands:
         if heard in command.listeners:
             command.listeners.remove(heard)
 
-    async def _run(self, caller: Caller, command: Command) -> None:
+    async def _run(self, command: Command, execution: Exec) -> None:
         end: Piece = InternalError("The command ended without an answer.")
         try:
-            async with aclosing(self._sessions.execute(caller, command.session_id, command.request)) as said:
+            async with aclosing(said_by(execution)) as said:
                 async for piece in said:
                     if isinstance(piece, ExecResult):
                         end = piece

@@ -12,7 +12,6 @@ import binascii
 import re
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -21,7 +20,7 @@ from starlette.responses import Response
 from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import as_json, nothing
 from clawplane.api.e2b.gate import Visit
-from clawplane.domain.asks import MakeDirectory, ReadFile, Reset, WriteFile
+from clawplane.domain.asks import Reset, WriteFile
 from clawplane.domain.errors import InvalidArgument, NotFound
 from clawplane.domain.sessions import Tool
 
@@ -117,7 +116,7 @@ async def remove_context(visit: Visit) -> Response:
     place = place_of(visit.parameters["contextID"])
     if place.tool == "python":
         question = Reset(context=place.namespace, forget_context=bool(place.namespace))
-        await visit.house.sessions.ask(visit.caller, visit.session.id, "reset", question)
+        await visit.house.sessions.reset(visit.caller, visit.session.id, question)
     left = [context for context in await _read(visit) if context.id != visit.parameters["contextID"]]
     await _write(visit, left)
     return nothing()
@@ -127,18 +126,16 @@ async def restart_context(visit: Visit) -> Response:
     """Let a context begin anew."""
     place = place_of(visit.parameters["contextID"])
     if place.tool == "python":
-        await visit.house.sessions.ask(visit.caller, visit.session.id, "reset", Reset(context=place.namespace))
+        await visit.house.sessions.reset(visit.caller, visit.session.id, Reset(context=place.namespace))
     return nothing()
 
 
 async def _read(visit: Visit) -> list[Context]:
     """Return the noted contexts; a list that is absent or spoiled counts as empty."""
     data = bytearray()
-    question = ReadFile(path=_LIST, limit=_MAX_LIST)
     try:
-        async with aclosing(visit.house.sessions.read(visit.caller, visit.session.id, question)) as chunks:
-            async for chunk in chunks:
-                data += chunk
+        async for chunk in (await (await visit.files()).read(_LIST, limit=_MAX_LIST)).chunks():
+            data += chunk
         noted = msgspec.json.decode(data, type=list[Context])
     except (NotFound, InvalidArgument, msgspec.MsgspecError, UnicodeDecodeError):
         return []
@@ -149,8 +146,9 @@ async def _write(visit: Visit, contexts: list[Context]) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         yield msgspec.json.encode(contexts)
 
-    await visit.house.sessions.ask(visit.caller, visit.session.id, "make_directory", MakeDirectory(path=".e2b"))
-    await visit.house.sessions.write(visit.caller, visit.session.id, WriteFile(path=_LIST), chunks())
+    files = await visit.files()
+    await files.make_directory(_LIST.partition("/")[0])
+    await files.write(WriteFile(path=_LIST), chunks())
 
 
 def _directory(text: str) -> str:

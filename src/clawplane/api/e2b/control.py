@@ -17,13 +17,13 @@ from clawplane.api.e2b.bodies import decoded
 from clawplane.api.e2b.options import lifetime, options_of
 from clawplane.api.e2b.sessions import House
 from clawplane.domain.access import Caller
-from clawplane.domain.asks import Sleep
 from clawplane.domain.errors import ClawplaneError, Conflict, InvalidArgument, NotFound
 from clawplane.domain.sessions import Session, SessionState
 
 T = TypeVar("T")
 
 _MOST_LISTED: Final = 100
+_PAGE: Final = 500
 _MOST_FORKS: Final = 100
 
 
@@ -80,7 +80,7 @@ async def describe(order: Order) -> Response:
 
 async def list_running(order: Order) -> Response:
     """Return the running sandboxes, as older clients ask for them."""
-    chosen = _chosen(order.request, await order.house.sessions.all(order.caller))
+    chosen = _chosen(order.request, await _all(order))
     return as_json([shapes.listed(session) for session in chosen if shapes.state_of(session) == "running"])
 
 
@@ -90,7 +90,7 @@ async def list_page(order: Order) -> Response:
     limit = query.get("limit", str(_MOST_LISTED))
     if not (limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= _MOST_LISTED):
         raise InvalidArgument(f"limit: {limit[:40]!r} is out of range.", hint=f"Use 1 to {_MOST_LISTED}.")
-    chosen = _chosen(order.request, await order.house.sessions.all(order.caller))
+    chosen = _chosen(order.request, await _all(order))
     chosen.sort(key=_place, reverse=query.get("order", "desc") != "asc")
     token = query.get("nextToken", "")
     if token:
@@ -141,7 +141,7 @@ async def pause(order: Order) -> Response:
     session = await order.session()
     if session.state is SessionState.SLEEPING:
         raise Conflict(f"The sandbox {session.id!r} is paused already.")
-    await order.house.sessions.ask(order.caller, session.id, "sleep", Sleep())
+    await order.house.sessions.sleep(order.caller, session.id, save=False)
     return nothing()
 
 
@@ -169,6 +169,20 @@ async def kill(order: Order) -> Response:
     session = await order.session()
     await order.house.sessions.delete(order.caller, session.id)
     return nothing()
+
+
+async def _all(order: Order) -> list[Session]:
+    """Return the caller's sessions that have not ended."""
+    found: dict[str, Session] = {}
+    for state in (SessionState.CREATING, SessionState.RUNNING, SessionState.SLEEPING):
+        seen = 0
+        while True:
+            count, page = await order.house.sessions.page(order.caller, state=state, name="", limit=_PAGE, offset=seen)
+            found |= {session.id: session for session in page}  # one may have changed its state in between
+            seen += len(page)
+            if not page or seen >= count:
+                break
+    return list(found.values())
 
 
 async def _prolong(order: Order, session: Session, timeout: int | None) -> None:

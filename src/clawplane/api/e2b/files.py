@@ -19,8 +19,9 @@ from starlette.responses import Response
 from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import as_json, nothing
 from clawplane.api.e2b.gate import Visit
+from clawplane.api.e2b.sessions import Stream
 from clawplane.api.e2b.streams import ClosingStream
-from clawplane.domain.asks import MakeDirectory, ReadFile, WriteFile
+from clawplane.domain.asks import WriteFile
 from clawplane.domain.errors import InvalidArgument, TooLarge
 from clawplane.domain.sessions import FileEntry
 
@@ -43,9 +44,8 @@ async def read_file(visit: Visit) -> Response:
     query = visit.request.query_params
     paths.check_user(query.get("username", ""))
     path = paths.named(query.get("path", ""))
-    chunks = visit.house.sessions.read(visit.caller, visit.session.id, ReadFile(path=path))
-    first = await anext(chunks, b"")  # an error is an answer of its own, not a broken stream
-    return ClosingStream(_joined(first, chunks), media_type="application/octet-stream")
+    stream = await (await visit.files()).read(path)
+    return ClosingStream(_chunks(stream), media_type="application/octet-stream")
 
 
 async def write_files(visit: Visit) -> Response:
@@ -62,19 +62,17 @@ async def write_files(visit: Visit) -> Response:
     return as_json([{"name": _name(entry), "type": "file", "path": _path(entry)} for entry in written])
 
 
-async def _joined(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(rest):
-        if first:
-            yield first
-        async for chunk in rest:
-            yield chunk
+async def _chunks(stream: Stream) -> AsyncGenerator[bytes, None]:
+    async for chunk in stream.chunks():
+        yield chunk
 
 
 async def _write(visit: Visit, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
+    files = await visit.files()
     parent = path.rpartition("/")[0]
     if parent:
-        await visit.house.sessions.ask(visit.caller, visit.session.id, "make_directory", MakeDirectory(path=parent))
-    return await visit.house.sessions.write(visit.caller, visit.session.id, WriteFile(path=path), chunks)
+        await files.make_directory(parent)
+    return await files.write(WriteFile(path=path), chunks)
 
 
 async def _body(visit: Visit) -> AsyncGenerator[bytes, None]:

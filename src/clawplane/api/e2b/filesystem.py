@@ -14,8 +14,8 @@ from starlette.responses import Response
 from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import Exists, as_json, outside
 from clawplane.api.e2b.gate import Handler, Visit
-from clawplane.domain.asks import DeleteFile, Files, ListFiles, MakeDirectory, MoveFile, StatFile
-from clawplane.domain.errors import InternalError, InvalidArgument, NotFound, TooLarge
+from clawplane.domain.asks import ListFiles
+from clawplane.domain.errors import InvalidArgument, NotFound, TooLarge
 from clawplane.domain.sessions import FileEntry
 
 _MAX_ENTRIES: Final = 10_000
@@ -55,11 +55,8 @@ async def list_directory(visit: Visit) -> Response:
     top, depth = paths.inner(question.path), max(1, question.depth)
     if (await _describe(visit, top)).kind != "directory":
         raise InvalidArgument(f"path: {question.path[:200]!r} is no directory.", hint="Read it with files.read().")
-    found = await visit.house.sessions.ask(
-        visit.caller, visit.session.id, "list", ListFiles(path=top, recursive=depth > 1, limit=_MAX_ENTRIES)
-    )
-    if not isinstance(found, Files):
-        raise InternalError("A listing was answered by something else.")
+    files = await visit.files()
+    found = await files.list(ListFiles(path=top, recursive=depth > 1, limit=_MAX_ENTRIES))
     if found.more:
         raise TooLarge(f"There are more than {_MAX_ENTRIES} entries.", hint="List directories below it, one by one.")
     deepest = depth + (top.count("/") + 1 if top else 0)
@@ -72,10 +69,7 @@ async def make_directory(visit: Visit) -> Response:
     try:
         await _describe(visit, path)
     except NotFound:
-        made = await visit.house.sessions.ask(
-            visit.caller, visit.session.id, "make_directory", MakeDirectory(path=path)
-        )
-        return as_json({"entry": entry_of(_entry(made))})
+        return as_json({"entry": entry_of(await (await visit.files()).make_directory(path))})
     raise Exists(f"{paths.outer(path)!r} is there already.")
 
 
@@ -84,14 +78,13 @@ async def move(visit: Visit) -> Response:
     question = await visit.call(Move)
     source = paths.named(question.source, "source")
     to = paths.named(question.destination, "destination")
-    moved = await visit.house.sessions.ask(visit.caller, visit.session.id, "move", MoveFile(path=source, to=to))
-    return as_json({"entry": entry_of(_entry(moved))})
+    return as_json({"entry": entry_of(await (await visit.files()).move(source, to))})
 
 
 async def remove(visit: Visit) -> Response:
     """Delete a file, or a directory with all that is in it."""
     path = paths.named((await visit.call(OnePath)).path)
-    await visit.house.sessions.ask(visit.caller, visit.session.id, "delete", DeleteFile(path=path, recursive=True))
+    await (await visit.files()).delete(path, recursive=True)
     return as_json({})
 
 
@@ -135,10 +128,4 @@ def entry_of(entry: FileEntry) -> dict[str, Any]:
 async def _describe(visit: Visit, path: str) -> FileEntry:
     if not path:
         return FileEntry(path="", kind="directory", modified_at=visit.session.created_at)
-    return _entry(await visit.house.sessions.ask(visit.caller, visit.session.id, "stat", StatFile(path=path)))
-
-
-def _entry(answer: msgspec.Struct) -> FileEntry:
-    if not isinstance(answer, FileEntry):
-        raise InternalError("A question about a file was answered by something else.")
-    return answer
+    return await (await visit.files()).stat(path)

@@ -24,9 +24,9 @@ from starlette.types import Receive, Scope, Send
 
 from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import SandboxGone, Shape, outside, refusal
-from clawplane.api.e2b.bodies import decoded
+from clawplane.api.e2b.bodies import decoded, drain
 from clawplane.api.e2b.envelopes import MEDIA_TYPE, only_message
-from clawplane.api.e2b.sessions import House
+from clawplane.api.e2b.sessions import ANYBODY, House, Workspace
 from clawplane.domain.access import Caller
 from clawplane.domain.access import Scope as KeyScope
 from clawplane.domain.errors import ClawplaneError, InvalidArgument, InvalidToken, NotFound
@@ -54,6 +54,10 @@ class Visit:
     async def body(self, type_: type[T]) -> T:
         """Return the JSON body; an empty one is an empty object. Raises InvalidArgument."""
         return decoded(await self.request.body(), type_)
+
+    async def files(self) -> Workspace:
+        """Return the way to the sandbox's files."""
+        return await self.house.sessions.files(self.caller, self.session.id)
 
     async def call(self, type_: type[T]) -> T:
         """Return the question of a remote call, which is a body or one envelope of a stream; raises InvalidArgument."""
@@ -113,6 +117,7 @@ class SandboxRoute(BaseRoute):
             visit = await self._let_in(request, session_id, door, parameters)
             response = await door.handler(visit)
         except ClawplaneError as error:
+            await drain(request)
             response = refusal(error, shape)
         await response(scope, receive, send)
 
@@ -134,7 +139,7 @@ class SandboxRoute(BaseRoute):
         else:
             _check_address(house, session_id, request)
         try:
-            session = await house.sessions.known(session_id)
+            session = await house.sessions.find(ANYBODY, session_id)
         except NotFound:
             raise SandboxGone(session_id) from None
         if session.state is SessionState.ENDED:

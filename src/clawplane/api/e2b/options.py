@@ -7,6 +7,7 @@ from typing import Final
 from clawplane.api.e2b.answers import outside
 from clawplane.api.e2b.shapes import Network, NewSandbox
 from clawplane.domain.errors import InvalidArgument
+from clawplane.domain.session_rules import check_environment, check_metadata
 from clawplane.domain.sessions import DEFAULT_PROFILE, EgressRules, Profile, SessionOptions
 
 DEFAULT_LIFETIME: Final = 300
@@ -42,8 +43,8 @@ def options_of(order: NewSandbox) -> SessionOptions:
         profile=profile,
         expires_after=MAX_LIFETIME,
         egress=_egress(order),
-        environment=order.env_vars,
-        metadata=order.metadata,
+        environment=check_environment(order.env_vars, "envs"),
+        metadata=check_metadata(order.metadata),
     )
 
 

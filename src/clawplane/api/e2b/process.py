@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from clawplane.api.e2b import envelopes, paths
 from clawplane.api.e2b.answers import as_json, outside, sentence, status_of
-from clawplane.api.e2b.commands import Command, Commands
+from clawplane.api.e2b.commands import Command, Commands, Order
 from clawplane.api.e2b.gate import Handler, Visit
 from clawplane.api.e2b.streams import ClosingStream, Paced
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
-from clawplane.domain.ids import new_ulid
-from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult
+from clawplane.domain.session_rules import check_code, check_environment
+from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecResult
 
 _KEEPALIVE: Final = 50.0
 _SHELLS: Final = ("/bin/bash", "bash", "/bin/sh", "sh")
@@ -78,14 +78,7 @@ def handlers(commands: Commands) -> dict[str, Handler]:
         if order.stdin:
             raise outside("stdin of a running command", "Put the input into a file and redirect it: `cmd < file`.")
         config = order.process
-        command = commands.start(
-            visit.caller,
-            visit.session.id,
-            _request(visit, config),
-            program=config.cmd,
-            arguments=config.args,
-            tag=order.tag,
-        )
+        command = await commands.start(visit.caller, visit.session.id, _order(visit, config, order.tag))
         return await _stream(visit, commands, command)
 
     async def connect(visit: Visit) -> Response:
@@ -123,7 +116,7 @@ def handlers(commands: Commands) -> dict[str, Handler]:
     }
 
 
-def _request(visit: Visit, config: ProcessConfig) -> ExecRequest:
+def _order(visit: Visit, config: ProcessConfig, tag: str) -> Order:
     if not config.cmd:
         raise InvalidArgument("process.cmd: it is missing.")
     arguments = config.args
@@ -131,15 +124,14 @@ def _request(visit: Visit, config: ProcessConfig) -> ExecRequest:
         code = arguments[-1]
     else:
         code = shlex.join([config.cmd, *arguments])
-    return ExecRequest(
-        id=new_ulid(visit.house.clock.now_ms()),
-        tool="shell",
-        code=code,
-        timeout=_seconds(visit),
-        environment=config.envs,
+    return Order(
+        program=config.cmd,
+        arguments=arguments,
+        line=check_code(code, "cmd"),
+        environment=check_environment(config.envs, "envs"),
         directory=paths.inner(config.cwd, "cwd"),
-        detached=True,
-        raw=True,
+        timeout=_seconds(visit),
+        tag=tag,
     )
 
 
@@ -206,10 +198,11 @@ def _event(event: dict[str, Any]) -> bytes:
 
 
 def _shown(command: Command) -> dict[str, Any]:
-    config = {"cmd": command.program, "args": command.arguments, "envs": command.request.environment}
-    if command.request.directory:
-        config["cwd"] = paths.outer(command.request.directory)
+    order = command.order
+    config = {"cmd": order.program, "args": order.arguments, "envs": order.environment}
+    if order.directory:
+        config["cwd"] = paths.outer(order.directory)
     shown: dict[str, Any] = {"config": config, "pid": command.pid}
-    if command.tag:
-        shown["tag"] = command.tag
+    if order.tag:
+        shown["tag"] = order.tag
     return shown

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from clawplane.api.auth import authenticate
 from clawplane.api.e2b import contexts, control, files, filesystem, interpreter, process
 from clawplane.api.e2b.answers import outside, refusal
+from clawplane.api.e2b.bodies import drain
 from clawplane.api.e2b.commands import Commands
 from clawplane.api.e2b.control import Handler, Order
 from clawplane.api.e2b.gate import DAEMON_PORT, INTERPRETER_PORT, Door, SandboxRoute
@@ -112,6 +113,7 @@ class _Control:
             require(caller, KeyScope.SESSIONS)
             response = await self._handler(Order(request, self._house, caller))
         except ClawplaneError as error:
+            await drain(request)
             response = refusal(error, "control")
         await response(scope, receive, send)
 

@@ -1,70 +1,148 @@
-"""What the E2B dialect needs of code sessions; `flows/sessions` answers it."""
+"""What the E2B dialect needs of code sessions, as protocols that `flows/sessions` fulfils."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
-import msgspec
-
-from clawplane.domain.access import Caller
-from clawplane.domain.asks import ReadFile, WriteFile
+from clawplane.domain.access import Caller, Scope
+from clawplane.domain.asks import Files, ListFiles, Reset, WriteFile
 from clawplane.domain.clock import Clock
-from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult, FileEntry, Session, SessionOptions
+from clawplane.domain.sessions import (
+    ExecEvent,
+    ExecResult,
+    FileEntry,
+    LiveState,
+    Session,
+    SessionOptions,
+    SessionState,
+    Tool,
+)
 from clawplane.flows.access import Access
 from clawplane.flows.sandbox_tokens import SandboxTokens
 
+ANYBODY = Caller(key_id="", owner="", scopes=frozenset({Scope.ADMIN}))
+"""Who looks a session up for a caller whose token of it was checked."""
+
+
+class Exec(Protocol):
+    """An exec: enter it to begin, iterate for its events, then `result`; leaving early ends it unless detached."""
+
+    async def __aenter__(self) -> Exec:
+        """Begin."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """Return the exec's id."""
+        ...
+
+    def events(self) -> AsyncIterator[ExecEvent]:
+        """Yield what the exec streams, to its end."""
+        ...
+
+    async def result(self) -> ExecResult:
+        """Return how the exec ended."""
+        ...
+
+
+class Stream(Protocol):
+    """A file on its way."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield its bytes."""
+        ...
+
+
+class Workspace(Protocol):
+    """The files of one session."""
+
+    async def list(self, question: ListFiles) -> Files:
+        """List a directory."""
+        ...
+
+    async def stat(self, path: str) -> FileEntry:
+        """Describe one entry."""
+        ...
+
+    async def delete(self, path: str, *, recursive: bool) -> None:
+        """Delete a file or a directory."""
+        ...
+
+    async def make_directory(self, path: str) -> FileEntry:
+        """Make a directory and its parents."""
+        ...
+
+    async def move(self, path: str, to: str) -> FileEntry:
+        """Rename within the workspace."""
+        ...
+
+    async def read(self, path: str, *, offset: int = 0, limit: int | None = None) -> Stream:
+        """Open a part of a file."""
+        ...
+
+    async def write(self, question: WriteFile, chunks: AsyncIterator[bytes]) -> FileEntry:
+        """Write a file; nothing changes when `chunks` fail."""
+        ...
+
 
 class Sessions(Protocol):
-    """Code sessions for a caller; methods raise NotFound for a session that is unknown, ended or another owner's."""
+    """Code sessions for a caller; methods raise NotFound for a session that is unknown or another owner's."""
 
-    async def create(self, caller: Caller, options: SessionOptions, *, ends_at: int | None = None) -> Session:
-        """Create a session that ends at a fixed time, in ms, whatever happens in it."""
+    async def create(
+        self, caller: Caller, options: SessionOptions, *, placed: bool = True, ends_at: int | None = None
+    ) -> Session:
+        """Create a session; `ends_at` (ms) ends it at that time whatever happens in it."""
         ...
 
     async def find(self, caller: Caller, session_id: str) -> Session:
-        """Return a session of the caller's."""
+        """Return a session that the caller may see."""
         ...
 
-    async def known(self, session_id: str) -> Session:
-        """Return a session, whoever owns it, for somebody who proves to hold its token."""
-        ...
-
-    async def all(self, caller: Caller) -> Sequence[Session]:
-        """Return the caller's sessions that have not ended, newest first."""
+    async def page(
+        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
+    ) -> tuple[int, list[Session]]:
+        """Return the count and one page of the caller's sessions, newest first."""
         ...
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
-        """Move the fixed time at which a session ends."""
+        """Move the time at which a session ends whatever happens in it."""
         ...
 
-    def execute(
-        self, caller: Caller, session_id: str, request: ExecRequest
-    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
-        """Yield what an exec says while it runs, and its result last; closing the generator early ends the exec."""
+    async def execute(self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object) -> Exec:
+        """Return an exec that is ready to be entered; `more` are fields of ExecRequest."""
         ...
 
-    async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
-        """Return the answer to a question of `asks.METHODS` that streams nothing."""
+    async def reset(self, caller: Caller, session_id: str, question: Reset) -> LiveState:
+        """Replace a session's interpreter, or empty one of its contexts."""
         ...
 
-    def read(self, caller: Caller, session_id: str, question: ReadFile) -> AsyncGenerator[bytes, None]:
-        """Yield a workspace file."""
+    async def interrupt(self, caller: Caller, session_id: str, exec_id: str = "") -> None:
+        """Interrupt an exec."""
         ...
 
-    async def write(
-        self, caller: Caller, session_id: str, question: WriteFile, chunks: AsyncIterator[bytes]
-    ) -> FileEntry:
-        """Write a workspace file; it changes when the last chunk came, and not at all when `chunks` raises."""
+    async def sleep(self, caller: Caller, session_id: str, *, save: bool) -> LiveState:
+        """Let a session sleep now."""
         ...
 
-    async def branch(self, caller: Caller, session_id: str) -> Session:
+    async def branch(self, caller: Caller, session_id: str, *, name: str = "") -> Session:
         """Return a new session, an independent copy of the live one."""
         ...
 
-    async def delete(self, caller: Caller, session_id: str) -> None:
+    async def delete(self, caller: Caller, session_id: str) -> Session:
         """End a session and drop its own workspace."""
+        ...
+
+    async def files(self, caller: Caller, session_id: str | None) -> Workspace:
+        """Return the way to a session's workspace."""
         ...
 
 

@@ -58,6 +58,7 @@ class Place:
         """End the server."""
         assert self._server is not None
         self._server.should_exit = True
+        self._server.force_exit = True  # clients keep their connections open
         self._thread.join(20)
 
     def client(self, key: str = KEY) -> E2B:
@@ -93,11 +94,18 @@ class Place:
             await store.close()
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    """Yield a server of one's own."""
+@pytest.fixture(scope="package")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Yield one server for all."""
     assert "E2B_API_URL" not in os.environ
-    found = Place(tmp_path)
+    found = Place(tmp_path_factory.mktemp("e2b"))
     found.start()
     yield found
     found.stop()
+
+
+@pytest.fixture
+def place(served: Place) -> Place:
+    """Return the server with nothing in it."""
+    served.sessions.clear()
+    return served

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Literal
 
 import msgspec
 
-from clawplane.domain.access import Caller
-from clawplane.domain.asks import (
-    DeleteFile,
-    Files,
-    Interrupt,
-    ListFiles,
-    MakeDirectory,
-    MoveFile,
-    Nothing,
-    ReadFile,
-    StatFile,
-    WriteFile,
-)
+from clawplane.domain.access import Caller, Scope
+from clawplane.domain.asks import Files, ListFiles, Reset, WriteFile
 from clawplane.domain.clock import SystemClock
 from clawplane.domain.errors import InvalidArgument, NotFound
 from clawplane.domain.ids import JobId
@@ -33,6 +24,7 @@ from clawplane.domain.sessions import (
     Session,
     SessionOptions,
     SessionState,
+    Tool,
 )
 
 WAIT = ExecEvent(type="ping", text="wait")
@@ -48,17 +40,23 @@ class ScriptedSessions:
     """The sessions of everybody; `script` maps code to what it says, `requests` has what was executed."""
 
     def __init__(self) -> None:
-        self.script: dict[str, Sequence[ExecEvent | ExecResult]] = {}
-        self.requests: list[ExecRequest] = []
-        self.asked: list[tuple[str, msgspec.Struct]] = []
-        self.left: list[str] = []
-        self.files: dict[str, bytes | None] = {}
-        self.sessions: dict[str, Session] = {}
-        self._stops: dict[str, asyncio.Event] = {}
         self._clock = SystemClock()
         self._numbers = itertools.count(1)
+        self.clear()
 
-    async def create(self, caller: Caller, options: SessionOptions, *, ends_at: int | None = None) -> Session:
+    def clear(self) -> None:
+        """Forget everything."""
+        self.script: dict[str, Sequence[ExecEvent | ExecResult]] = {}
+        self.requests: list[ExecRequest] = []
+        self.resets: list[Reset] = []
+        self.left: list[str] = []
+        self.contents: dict[str, bytes | None] = {}
+        self.sessions: dict[str, Session] = {}
+        self._stops: dict[str, asyncio.Event] = {}
+
+    async def create(
+        self, caller: Caller, options: SessionOptions, *, placed: bool = True, ends_at: int | None = None
+    ) -> Session:
         now = self._clock.now_ms()
         session = Session(
             id=f"01SESSION{next(self._numbers):04}",
@@ -73,112 +71,161 @@ class ScriptedSessions:
         self.sessions[session.id] = session
         return session
 
-    async def known(self, session_id: str) -> Session:
-        if session_id not in self.sessions:
-            raise NotFound(f"There is no session {session_id!r}.")
-        return self.sessions[session_id]
-
     async def find(self, caller: Caller, session_id: str) -> Session:
-        session = await self.known(session_id)
-        if session.owner != caller.owner:
+        session = self.sessions.get(session_id)
+        if session is None or not (session.owner == caller.owner or caller.may(Scope.ADMIN)):
             raise NotFound(f"There is no session {session_id!r}.")
         return session
 
-    async def all(self, caller: Caller) -> list[Session]:
-        return [
+    async def page(
+        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
+    ) -> tuple[int, list[Session]]:
+        found = [
             session
             for session in reversed(self.sessions.values())
-            if session.owner == caller.owner and session.state is not SessionState.ENDED
+            if session.owner == caller.owner and state in (None, session.state)
         ]
+        return len(found), found[offset : offset + limit]
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
         return self._change(await self.find(caller, session_id), expires_at=ends_at)
 
     async def execute(
-        self, caller: Caller, session_id: str, request: ExecRequest
-    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
-        await self.find(caller, session_id)
+        self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object
+    ) -> ScriptedExec:
+        await self.find(caller, session_id or "")
+        values = {"id": f"exec-{next(self._numbers)}", "tool": tool, "code": code, **more}
+        request = msgspec.convert(values, ExecRequest)
         self.requests.append(request)
         self._stops[request.id] = stop = asyncio.Event()
-        yield ExecEvent(type="started")
-        ended = False
-        try:
-            for said in self.script.get(request.code, [done()]):
-                if said is WAIT:
-                    await stop.wait()
-                    yield done(status="cancelled", error="The exec was interrupted.")
-                    break
-                yield said
-            ended = True
-        finally:
-            if not ended:
-                self.left.append(request.code)
+        return ScriptedExec(request, self.script.get(code, [done()]), stop, self.left)
 
-    async def ask(self, caller: Caller, session_id: str, method: str, question: msgspec.Struct) -> msgspec.Struct:
+    async def interrupt(self, caller: Caller, session_id: str, exec_id: str = "") -> None:
+        await self.find(caller, session_id)
+        self._stops[exec_id].set()
+
+    async def reset(self, caller: Caller, session_id: str, question: Reset) -> LiveState:
         session = await self.find(caller, session_id)
-        self.asked.append((method, question))
-        if method == "sleep":
-            self._change(session, state=SessionState.SLEEPING)
-        if isinstance(question, Interrupt) and question.exec_id in self._stops:
-            self._stops[question.exec_id].set()
-        if isinstance(question, StatFile):
-            return self._entry(question.path)
-        if isinstance(question, MakeDirectory):
-            parts = question.path.split("/")
-            for length in range(1, len(parts) + 1):
-                self.files.setdefault("/".join(parts[:length]))
-            return self._entry(question.path)
-        if isinstance(question, DeleteFile):
-            self._entry(question.path)
-            self.files = {path: data for path, data in self.files.items() if not _below(path, question.path)}
-            return Nothing()
-        if isinstance(question, MoveFile):
-            self._entry(question.path)
-            self.files[question.to] = self.files.pop(question.path)
-            return self._entry(question.to)
-        if isinstance(question, ListFiles):
-            return self._listing(question)
+        self.resets.append(question)
         return LiveState(state=session.state)
 
-    async def read(self, caller: Caller, session_id: str, question: ReadFile) -> AsyncGenerator[bytes, None]:
-        await self.find(caller, session_id)
-        self._entry(question.path)
-        data = self.files[question.path]
-        if data is None:
-            raise InvalidArgument(f"{question.path} is a directory.")
-        yield data[: question.limit]
+    async def sleep(self, caller: Caller, session_id: str, *, save: bool) -> LiveState:
+        session = self._change(await self.find(caller, session_id), state=SessionState.SLEEPING)
+        return LiveState(state=session.state)
 
-    async def write(
-        self, caller: Caller, session_id: str, question: WriteFile, chunks: AsyncIterator[bytes]
-    ) -> FileEntry:
-        await self.find(caller, session_id)
-        self.files[question.path] = b"".join([chunk async for chunk in chunks])
-        return self._entry(question.path)
-
-    async def branch(self, caller: Caller, session_id: str) -> Session:
+    async def branch(self, caller: Caller, session_id: str, *, name: str = "") -> Session:
         session = await self.find(caller, session_id)
         return await self.create(caller, session.options)
 
-    async def delete(self, caller: Caller, session_id: str) -> None:
-        self._change(await self.find(caller, session_id), state=SessionState.ENDED)
+    async def delete(self, caller: Caller, session_id: str) -> Session:
+        return self._change(await self.find(caller, session_id), state=SessionState.ENDED)
+
+    async def files(self, caller: Caller, session_id: str | None) -> ScriptedFiles:
+        await self.find(caller, session_id or "")
+        return ScriptedFiles(self.contents)
 
     def _change(self, session: Session, **values: object) -> Session:
         self.sessions[session.id] = changed = msgspec.structs.replace(session, **values)
         return changed
 
-    def _entry(self, path: str) -> FileEntry:
-        if path and path not in self.files:
-            raise NotFound(f"There is no {path!r} in the workspace.")
-        data = self.files.get(path)
-        kind = "directory" if data is None else "file"
-        return FileEntry(path=path, kind=kind, size=len(data or b""), modified_at=1_700_000_000_123)  # type: ignore[arg-type]
 
-    def _listing(self, question: ListFiles) -> Files:
-        inside = [path for path in sorted(self.files) if _below(path, question.path) and path != question.path]
+class ScriptedExec:
+    """One exec; `left` gets its code when its caller leaves before the end."""
+
+    def __init__(
+        self, request: ExecRequest, script: Sequence[ExecEvent | ExecResult], stop: asyncio.Event, left: list[str]
+    ) -> None:
+        self.id = request.id
+        self._code = request.code
+        self._script = script
+        self._stop = stop
+        self._left = left
+        self._result: ExecResult | None = None
+
+    async def __aenter__(self) -> ScriptedExec:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._result is None:
+            self._left.append(self._code)
+
+    async def events(self) -> AsyncIterator[ExecEvent]:
+        yield ExecEvent(type="started")
+        for said in self._script:
+            if isinstance(said, ExecResult):
+                self._result = said
+            elif said is WAIT:
+                await self._stop.wait()
+                self._result = done(status="cancelled", error="The exec was interrupted.")
+            else:
+                yield said
+
+    async def result(self) -> ExecResult:
+        assert self._result is not None
+        return self._result
+
+
+class ScriptedFiles:
+    """Files in a dictionary; a directory is None."""
+
+    def __init__(self, contents: dict[str, bytes | None]) -> None:
+        self._contents = contents
+
+    async def stat(self, path: str) -> FileEntry:
+        return self._entry(path)
+
+    async def list(self, question: ListFiles) -> Files:
+        inside = [path for path in sorted(self._contents) if _below(path, question.path) and path != question.path]
         if not question.recursive:
             depth = question.path.count("/") + 1 if question.path else 0
             inside = [path for path in inside if path.count("/") == depth]
         return Files(files=tuple(self._entry(path) for path in inside))
+
+    async def make_directory(self, path: str) -> FileEntry:
+        parts = path.split("/")
+        for length in range(1, len(parts) + 1):
+            self._contents.setdefault("/".join(parts[:length]))
+        return self._entry(path)
+
+    async def delete(self, path: str, *, recursive: bool) -> None:
+        self._entry(path)
+        for name in [name for name in self._contents if _below(name, path)]:
+            del self._contents[name]
+
+    async def move(self, path: str, to: str) -> FileEntry:
+        self._entry(path)
+        self._contents[to] = self._contents.pop(path)
+        return self._entry(to)
+
+    async def read(self, path: str, *, offset: int = 0, limit: int | None = None) -> ScriptedStream:
+        self._entry(path)
+        data = self._contents[path]
+        if data is None:
+            raise InvalidArgument(f"{path} is a directory.")
+        return ScriptedStream(data[offset:][:limit])
+
+    async def write(self, question: WriteFile, chunks: AsyncIterator[bytes]) -> FileEntry:
+        self._contents[question.path] = b"".join([chunk async for chunk in chunks])
+        return self._entry(question.path)
+
+    def _entry(self, path: str) -> FileEntry:
+        if path and path not in self._contents:
+            raise NotFound(f"There is no {path!r} in the workspace.")
+        data = self._contents.get(path)
+        kind: Literal["directory", "file"] = "directory" if data is None else "file"
+        return FileEntry(path=path, kind=kind, size=len(data or b""), modified_at=1_700_000_000_123)
+
+
+class ScriptedStream:
+    """A file on its way."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._data
 
 
 def _below(path: str, top: str) -> bool:

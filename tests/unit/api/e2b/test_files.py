@@ -25,7 +25,7 @@ def sandbox(place: Any) -> Any:
 def test_a_file_is_written_and_read_whatever_way_its_path_is_said(place: Any, sandbox: Any, path: str) -> None:
     info = sandbox.files.write(path, "grüße\n")
     assert (info.name, info.path, info.type) == ("a.txt", "/workspace/a.txt", FileType.FILE)
-    assert place.sessions.files["a.txt"] == "grüße\n".encode()
+    assert place.sessions.contents["a.txt"] == "grüße\n".encode()
     assert sandbox.files.read(path) == "grüße\n"
     assert sandbox.files.read(path, format="bytes") == bytearray("grüße\n".encode())
     with sandbox.files.read(path, format="stream") as stream:
@@ -36,20 +36,20 @@ def test_a_file_is_written_and_read_whatever_way_its_path_is_said(place: Any, sa
 def test_large_bytes_arrive_whole_however_they_are_sent(place: Any, sandbox: Any, how: Any) -> None:
     data = bytes(range(256)) * 8192
     sandbox.files.write("deep/er/x.bin", data, **how)
-    assert place.sessions.files["deep/er/x.bin"] == data
+    assert place.sessions.contents["deep/er/x.bin"] == data
     sandbox.files.write("y.bin", io.BytesIO(data), **how)
-    assert place.sessions.files["y.bin"] == data
+    assert place.sessions.contents["y.bin"] == data
 
 
 def test_an_iterable_is_uploaded_as_it_comes(place: Any, sandbox: Any) -> None:
     sandbox.files.write("x", iter([b"one ", b"two"]))
-    assert place.sessions.files["x"] == b"one two"
+    assert place.sessions.contents["x"] == b"one two"
 
 
 def test_several_files_are_written_at_once(place: Any, sandbox: Any) -> None:
     infos = sandbox.files.write_files([{"path": "a", "data": "1"}, {"path": "b/c", "data": b"2"}])
     assert [info.path for info in infos] == ["/workspace/a", "/workspace/b/c"]
-    assert (place.sessions.files["a"], place.sessions.files["b/c"]) == (b"1", b"2")
+    assert (place.sessions.contents["a"], place.sessions.contents["b/c"]) == (b"1", b"2")
 
 
 async def test_the_async_client_handles_files_too(place: Any) -> None:
@@ -90,14 +90,14 @@ def test_a_path_out_of_the_workspace_is_refused(place: Any, sandbox: Any, path: 
             attempt(path)
     with pytest.raises(InvalidArgumentException, match="path"):
         sandbox.files.write(path, "x")
-    assert place.sessions.files == {}
+    assert place.sessions.contents == {}
 
 
 def test_the_workspace_itself_is_not_removed(place: Any, sandbox: Any) -> None:
-    place.sessions.files["a"] = b""
+    place.sessions.contents["a"] = b""
     with pytest.raises(InvalidArgumentException):
         sandbox.files.remove("/workspace")
-    assert "a" in place.sessions.files
+    assert "a" in place.sessions.contents
 
 
 def test_root_is_no_user_of_a_session(sandbox: Any) -> None:
@@ -113,7 +113,7 @@ def test_signed_addresses_open_one_file_for_one_operation(place: Any, sandbox: A
     assert httpx.get(sandbox.download_url("a", use_signature_expiration=60), headers=named).text == "1"
     upload = sandbox.upload_url("b", use_signature_expiration=60)
     assert httpx.post(upload, headers=named, files={"file": b"2"}).status_code == 200
-    assert place.sessions.files["b"] == b"2"
+    assert place.sessions.contents["b"] == b"2"
     expired = sandbox.download_url("a", use_signature_expiration=-5)
     for forged in (sandbox.upload_url("a"), sandbox.download_url("b").replace("path=b", "path=a"), expired):
         refused = httpx.get(forged, headers=named)
@@ -149,7 +149,7 @@ def test_a_form_that_breaks_off_writes_nothing(place: Any, sandbox: Any) -> None
     }
     body = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf'
     answer = httpx.post(f"{place.url}/files", content=body, headers=headers)
-    assert (answer.status_code, place.sessions.files) == (400, {})
+    assert (answer.status_code, place.sessions.contents) == (400, {})
 
 
 def test_a_gzip_body_that_is_none_is_refused(place: Any, sandbox: Any) -> None:
@@ -160,7 +160,7 @@ def test_a_gzip_body_that_is_none_is_refused(place: Any, sandbox: Any) -> None:
         "Content-Encoding": "gzip",
     }
     answer = httpx.post(f"{place.url}/files", params={"path": "a"}, content=b"no gzip", headers=headers)
-    assert (answer.status_code, place.sessions.files) == (400, {})
+    assert (answer.status_code, place.sessions.contents) == (400, {})
 
 
 def test_watching_and_metadata_answer_a_clear_error(sandbox: Any) -> None:

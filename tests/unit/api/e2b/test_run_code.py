@@ -131,8 +131,8 @@ def test_contexts_are_made_listed_restarted_and_removed(place: Any, sandbox: Any
     sandbox.restart_code_context(own)
     sandbox.remove_code_context(own)
     assert [context.id for context in sandbox.list_code_contexts()] == ["default", shell.id]
-    resets = [question for method, question in place.sessions.asked if method == "reset"]
-    assert [(reset.context, reset.forget_context) for reset in resets] == [(own.id, False), (own.id, True)]
+    resets = [(reset.context, reset.forget_context) for reset in place.sessions.resets]
+    assert resets == [(own.id, False), (own.id, True)]
 
 
 def test_a_context_that_never_was_is_not_found(sandbox: Any) -> None:
@@ -142,7 +142,7 @@ def test_a_context_that_never_was_is_not_found(sandbox: Any) -> None:
 
 def test_a_list_of_contexts_that_the_guest_spoiled_counts_as_empty(place: Any, sandbox: Any) -> None:
     for spoiled in (b"\xff", b"[[[[", b'[{"id": "../../x", "language": "python", "cwd": "/"}]', b"{}"):
-        place.sessions.files[".e2b/contexts.json"] = spoiled
+        place.sessions.contents[".e2b/contexts.json"] = spoiled
         assert [context.id for context in sandbox.list_code_contexts()] == ["default"]
 
 
