@@ -1,7 +1,8 @@
 """Stream what an exec says while it runs, at the caller's pace, without ever holding the exec back.
 
-Events are queued and told by one task. Text that waits is joined to few large pieces and is bounded; what a caller does
-not take in time is left out of the stream, which loses nothing: the answer has the output too, head, tail and spill.
+Events are queued and told by one task. How much text there is to stream is bounded before it comes here; what waits is
+joined to few large pieces. What a caller does not take in time is left out of the stream, which loses nothing: the
+answer has the output too, head, tail and spill.
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ import msgspec
 from clawplane.domain.clock import Clock
 from clawplane.domain.sessions import ExecEvent
 from clawplane.link.asking import Asking
+from clawplane.link.flow import MAX_TOLD
 
-TEXT_BYTES: Final = 1 << 20
-"""How much text of one exec is streamed; the rest is in the answer and its spill file."""
 WAITING_BYTES: Final = 12 << 20
 """How much may wait for a caller who does not read, rich results included."""
 _PIECE: Final = 32 << 10
-
-_LEFT_OUT: Final = "\n[the rest of the output is not streamed; the answer has its end]\n"
 
 Kind = Literal["started", "stdout", "stderr", "result", "display_update", "clear_output", "ping"]
 
@@ -35,16 +33,13 @@ class EventStream:
         self._clock = clock
         self._queue: deque[tuple[ExecEvent, int]] = deque()
         self._waiting = 0
-        self._text_left = TEXT_BYTES
+        self._dropped = False
         self._telling: asyncio.Task[None] | None = None
 
     def text(self, stream: Literal["stdout", "stderr"], text: str) -> None:
         """Stream output."""
-        if self._text_left <= 0 or not text:
+        if not text or self._dropped:
             return
-        self._text_left -= len(text)
-        if self._text_left <= 0:
-            text = text[: len(text) + self._text_left] + _LEFT_OUT
         if self._queue:
             last, cost = self._queue[-1]
             if last.type == stream and cost < _PIECE:
@@ -70,13 +65,13 @@ class EventStream:
 
     def drop(self) -> None:
         """Tell nothing more."""
-        self._text_left = 0
+        self._dropped = True
         self._queue.clear()
         if self._telling is not None:
             self._telling.cancel()
 
     def _put(self, event: ExecEvent, cost: int) -> None:
-        if self._asking.done or self._waiting + cost > WAITING_BYTES:
+        if self._dropped or self._asking.done or self._waiting + cost > WAITING_BYTES:
             return
         self._waiting += cost
         self._queue.append((event, cost))
@@ -86,5 +81,7 @@ class EventStream:
     async def _tell(self) -> None:
         while self._queue:
             event, cost = self._queue.popleft()
-            await self._asking.tell(msgspec.msgpack.encode(event))
             self._waiting -= cost
+            encoded = msgspec.msgpack.encode(event)
+            if len(encoded) <= MAX_TOLD:
+                await self._asking.tell(encoded)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import Final
 
 from clawplane.domain.sessions import Truncated
+from clawplane.domain.shown_output import Shown
 from clawplane.runner.sessions.events import EventStream
 from clawplane.runner.sessions.pipes import Pipes, Stream
+from clawplane.runner.sessions.world import WORKSPACE
 from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.runner.workspace_spill import Spill
 
 SHOWN_BYTES: Final = 64 << 10
 RAW_BYTES: Final = 1 << 20
 _STREAMS: Final[tuple[Stream, Stream]] = ("stdout", "stderr")
-
-
-class _Kept:
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.data = bytearray()
-        self.total = 0
-
-    def feed(self, data: bytes) -> None:
-        self.total += len(data)
-        self.data += data[: max(0, self.budget - len(self.data))]
 
 
 class Output:
@@ -36,8 +26,7 @@ class Output:
         budget = RAW_BYTES if raw else SHOWN_BYTES
         self._events = events
         self._pipes: Pipes | None = None
-        self._shown = {stream: _Kept(budget) for stream in _STREAMS}
-        self._live = {stream: codecs.getincrementaldecoder("utf-8")("replace") for stream in _STREAMS}
+        self._shown = {stream: Shown(budget, raw=raw) for stream in _STREAMS}
         self._spills: dict[Stream, Spill] = {
             stream: files.spill(f".outputs/{exec_id}/{stream}.txt", after=budget, limit=spill_bytes)
             for stream in _STREAMS
@@ -51,9 +40,8 @@ class Output:
     def take(self, stream: Stream, block: bytes) -> None:
         """Take one block."""
         self.bytes += len(block)
-        self._shown[stream].feed(block)
         self._spills[stream].write(block)
-        self._events.text(stream, self._live[stream].decode(block))
+        self._events.text(stream, self._shown[stream].feed(block))
 
     def take_waiting(self) -> None:
         """Take what is in the pipes now, so that it comes before whatever is told next."""
@@ -75,9 +63,11 @@ class Output:
         truncated: dict[str, Truncated] = {}
         texts: dict[Stream, str] = {}
         for stream in _STREAMS:
-            kept, spill = self._shown[stream], self._spills[stream]
-            texts[stream] = kept.data.decode("utf-8", "replace")
-            if kept.total > len(kept.data):
-                truncated[stream] = Truncated(omitted_bytes=kept.total - len(kept.data), spill=spill.path)
+            spill = self._spills[stream]
+            kept = self._shown[stream].finish(f"{WORKSPACE}/{spill.path}" if spill.path else "")
+            self._events.text(stream, kept.rest)
+            texts[stream] = kept.text
+            if kept.omitted_bytes:
+                truncated[stream] = Truncated(omitted_bytes=kept.omitted_bytes, spill=spill.path)
             spill.close()
         return texts["stdout"], texts["stderr"], truncated
