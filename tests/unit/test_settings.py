@@ -206,3 +206,20 @@ def test_a_server_whose_user_has_no_writable_home_still_leaves_its_address_in_it
     environment = {"XDG_STATE_HOME": str(tmp_path / "file")}
     write_connection(Connection(url="http://127.0.0.1:1", key="k"), tmp_path / "data", environment)
     assert json.loads((tmp_path / "data" / "connection.json").read_text())["key"] == "k"
+
+
+def test_what_the_operator_decides_about_the_network_is_read_and_its_secrets_stay_hidden(tmp_path: Path) -> None:
+    environment = {
+        "HOME": str(tmp_path),
+        "CLAWPLANE_RUNNER_TOKEN": TOKEN,
+        "CLAWPLANE_EGRESS": "Listed",
+        "CLAWPLANE_EGRESS_ALLOW": "a.example:443, 10.0.0.5",
+        "CLAWPLANE_EGRESS_DENY": "*:25,b.example",
+        "CLAWPLANE_EGRESS_UPSTREAMS": "US=http://ann:hunter2@proxy:8080",
+    }
+    egress = runner_settings(environment=environment).egress
+    assert (egress.mode, egress.allow, egress.deny) == ("listed", ("a.example:443", "10.0.0.5"), ("*:25", "b.example"))
+    assert egress.upstreams == ("US=http://ann:hunter2@proxy:8080",)
+    assert "hunter2" not in repr(egress)
+    with pytest.raises(InvalidArgument, match="CLAWPLANE_EGRESS is unknown"):
+        runner_settings(environment=environment | {"CLAWPLANE_EGRESS": "open"})

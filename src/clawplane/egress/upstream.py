@@ -83,8 +83,8 @@ class Upstreams:
         return Upstream(proxies, direct) if proxies else direct
 
     def serves(self, region: str) -> bool:
-        """Tell whether connections of this region leave as asked: a configured region, or none asked for."""
-        return not region or not self._by_region or region.upper() in self._by_region
+        """Tell whether connections of this region leave as asked; without proxies there is one region only."""
+        return not region or not self._by_region or bool({region.upper(), ANY_REGION} & self._by_region.keys())
 
 
 class Upstream:

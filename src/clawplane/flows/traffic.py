@@ -20,7 +20,13 @@ _UNFINISHED = frozenset({SubtaskStatus.READY, SubtaskStatus.RUNNING})
 
 
 async def stop_beyond_limit(
-    runs: Runs, queue: Queue, wakeups: Wakeups, slug: RunSlug, outcome: Outcome, now: int
+    runs: Runs,
+    queue: Queue,
+    wakeups: Wakeups,
+    slug: RunSlug,
+    outcome: Outcome,
+    *,
+    now: int,
 ) -> list[LeaseView]:
     """Cancel what is left of a run when its traffic is used up; return the leases whose runners have to be told."""
     run = await runs.find(slug) if outcome.traffic else None

@@ -59,6 +59,11 @@ class Exits:
         """Find out in the background where packages come from, and let sessions reach those hosts by name."""
         self._learning = asyncio.ensure_future(self._learn(tools, environ))
 
+    async def learned(self) -> None:
+        """Wait until what can be learned of the indexes is known."""
+        if self._learning is not None:
+            await asyncio.shield(self._learning)
+
     def for_worker(
         self,
         system: RunSystem,
@@ -67,6 +72,8 @@ class Exits:
         on_exhausted: Callable[[], None],
     ) -> Relay:
         """Make the relay of one subtask: the run's region, and its traffic limit as the budget."""
+        if not self._upstreams.serves(system.proxy_region):
+            on_refusal(f"no proxy is set up for the region {system.proxy_region}; connections leave from this host.")
         return Relay(
             self._operator.rules(),
             Ledger(),
