@@ -1,0 +1,440 @@
+"""Give jobs to runners and hear what becomes of them: the control plane's half of the lease (see docs/flows/lease.md).
+
+Who runs here:
+
+* `_offering` wakes when jobs became ready or a runner's free slots changed, asks the queue once for everybody's wishes,
+  and sends the offers out. There is one claim statement per tick, however many runners there are.
+* `_listening` turns the queue's `ready` notifications into such ticks.
+* `Expiry.run` (expiry.py) ends what time has ended.
+* Everything else is called by the link's server end, one call per frame (`domain.ports.Dispatch`).
+
+Rules that never break: a job is only sent after its offer is stored; a word about a job is only believed when its fence
+is the lease's own, which the store decides; a runner whose link was replaced is not spoken for by the old link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from clawplane.domain.batches import Batch
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import StoreError
+from clawplane.domain.ids import JobId, RunnerId, RunSlug
+from clawplane.domain.leases import (
+    OFFER_MS,
+    SILENCE_MS,
+    Claim,
+    Finish,
+    JobKind,
+    LeaseView,
+    LostLease,
+    Offer,
+    Outcome,
+    RunnerRecord,
+    Want,
+)
+from clawplane.domain.ports import (
+    AppendResult,
+    Expired,
+    FinishResult,
+    HeartbeatResult,
+    Queue,
+    RunnerConnection,
+    Runs,
+    Wakeups,
+)
+from clawplane.domain.runs import MIN_VISIBLE_MS
+from clawplane.domain.session_rules import LOST
+from clawplane.domain.sessions import LiveState
+from clawplane.flows import channels, closing, traffic
+from clawplane.flows.environments import Environments
+from clawplane.flows.expiry import FOREVER_MS, Expiry
+from clawplane.flows.runner_links import OfferedJob, RunnerLink, record_of, why_not_ready
+from clawplane.flows.session_watch import NobodyWatches, SessionWatch
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
+
+
+class Leases:
+    """Offer, confirm, hear, expire. Implements `domain.ports.Dispatch`."""
+
+    def __init__(self, queue: Queue, runs: Runs, environments: Environments, wakeups: Wakeups, clock: Clock) -> None:
+        self._queue = queue
+        self._runs = runs
+        self._environments = environments
+        self._wakeups = wakeups
+        self._clock = clock
+        self._links: dict[RunnerId, RunnerLink] = {}
+        self._jobs: dict[JobId, OfferedJob] = {}
+        self._watch: SessionWatch = NobodyWatches()
+        self._tick = asyncio.Event()
+        self._expiry = Expiry(queue, clock, self._expired)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    # start and stop
+
+    async def start(self) -> None:
+        """Start the loops; what is left from an earlier process of this store is taken over."""
+        self._tick.set()
+        for loop in (self._offering(), self._listening(), self._expiry.run()):
+            self._tasks.append(asyncio.create_task(loop))
+
+    async def close(self) -> None:
+        """Stop the loops, then end every link; jobs go on where they run. Safe to call twice, or without a start."""
+        self._closed = True
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.connection.close("The control plane is shutting down.")
+
+    # what the edge asks
+
+    def readiness(self) -> str | None:
+        """Return None when a runner can take runs, else the reason why not in one sentence."""
+        if self._closed:
+            return "The control plane is shutting down."
+        return why_not_ready(self._links.values())
+
+    async def runners(self) -> list[RunnerRecord]:
+        """Return every runner ever heard of, newest first."""
+        return await self._queue.runners()
+
+    def watch(self, watch: SessionWatch) -> None:
+        """Let `watch` hear what becomes of sessions' jobs."""
+        self._watch = watch
+
+    def reach(self, job: JobId) -> tuple[RunnerConnection, int] | None:
+        """Return how to ask the runner that was offered or has this job, with its fence; None when nobody has it."""
+        known = self._jobs.get(job)
+        link = None if known is None else self._links.get(known.runner)
+        return None if known is None or link is None else (link.connection, known.fence)
+
+    def connection_to(self, runner: RunnerId) -> RunnerConnection | None:
+        """Return the link of a runner that is connected."""
+        link = self._links.get(runner)
+        return None if link is None else link.connection
+
+    def offers(self, caps: str) -> bool:
+        """Tell whether a connected runner that is not leaving offers a capability."""
+        return any(caps in link.record.capabilities and not link.draining for link in self._links.values())
+
+    async def offer_now(self, caps: str) -> None:
+        """Offer the first job that waits for `caps` without waiting for a tick, if a slot is free.
+
+        The offer is stored with whatever is written in the same turn of the event loop: a job that is submitted beside
+        this call is durable and offered by one commit.
+        """
+        now = self._clock.now_ms()
+        wants = [want for link in self._links.values() for want in link.wants(now) if want.caps == caps]
+        if wants:
+            best = max(wants, key=lambda want: want.count)
+            await self._offer([Want(runner=best.runner, caps=caps, count=1)], now)
+
+    def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
+        """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
+        for lease in leases:
+            if not lease.confirmed:
+                self._forget_offer(lease.job, lease.fence)
+            link = self._links.get(lease.runner)
+            if link is not None:
+                link.unanswered.pop(lease.job, None)
+                link.connection.cancel(lease.job, lease.fence, reason)
+
+    # Dispatch: links
+
+    async def connected(
+        self, runner: RunnerRecord, held: Sequence[tuple[JobId, int]], connection: RunnerConnection
+    ) -> list[tuple[JobId, int, int]]:
+        """Greet a runner; a link of the same runner that is still open is replaced."""
+        previous = self._links.get(runner.id)
+        self._links[runner.id] = RunnerLink(runner, connection, self._clock.now_ms())
+        if previous is not None:
+            previous.connection.close("The same runner has connected again.")
+        now = self._clock.now_ms()
+        await self._queue.upsert_runner(record_of(runner, connected=True, draining=False, now=now))
+        views = {(view.job, view.fence): view for view in await self._queue.leases(runner.id)}
+        held_set = set(held)
+        for key, view in views.items():
+            if key not in held_set:
+                await self._take_back(view, now)
+        kept = []
+        for key in held:
+            view_held = views.get(key)
+            if view_held is not None:
+                self._remember(view_held, now)
+                stored = await self._runs.append(Batch(job=key[0], fence=key[1], seq=0))
+                if not stored.stale:
+                    kept.append((*key, stored.stored_up_to))
+        self._watch.linked(runner.id)
+        result = await self._queue.heartbeat(runner.id, held, now=now)
+        asyncio.get_running_loop().call_soon(self._tell, runner.id, connection, result)
+        return kept
+
+    async def disconnected(self, runner: RunnerId, connection: RunnerConnection) -> None:
+        """Note that a link closed; what it was only offered is given back at once."""
+        link = self._links.get(runner)
+        if link is None or link.connection is not connection:
+            return
+        del self._links[runner]
+        now = self._clock.now_ms()
+        for job in [job for job in self._jobs.values() if job.runner == runner and job.claim is not None]:
+            await self._give_back(job, runner, now)
+        await self._queue.upsert_runner(record_of(link.record, connected=False, draining=link.draining, now=now))
+
+    async def draining(self, runner: RunnerId) -> None:
+        """Offer this runner nothing more."""
+        link = self._links.get(runner)
+        if link is not None:
+            link.draining = True
+            now = self._clock.now_ms()
+            await self._queue.upsert_runner(record_of(link.record, connected=True, draining=True, now=now))
+
+    async def heartbeat(self, runner: RunnerId, held: Sequence[tuple[JobId, int]], free: dict[str, int]) -> None:
+        """Note a sign of life; drops and cancels go out on the link."""
+        link = self._links.get(runner)
+        if link is None:
+            return
+        await self.free(runner, free)  # before anything is waited for: later words about slots must not be undone
+        result = await self._queue.heartbeat(runner, held, now=self._clock.now_ms())
+        self._tell(runner, link.connection, result)
+
+    async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
+        """Note free slots by capability."""
+        link = self._links.get(runner)
+        if link is not None:
+            link.said_free(free, self._clock.now_ms())
+            if link.wants(link.heard_at):
+                self._tick.set()
+
+    # Dispatch: one job
+
+    async def confirm(self, runner: RunnerId, claim: Claim) -> bool:
+        """Turn an offer into a lease; False when it is not this runner's any more."""
+        now = self._clock.now_ms()
+        self._answered(runner, claim.job)
+        if not await self._queue.confirm(claim, runner, now=now):
+            self._forget_offer(claim.job, claim.fence)
+            return False
+        job = await self._job(claim.job, runner)
+        if job is not None:
+            job.claim = None
+            self._expiry.not_later_than(now + job.timeout_ms)
+            self._wake_subject(job)
+            if job.kind is JobKind.SESSION:
+                self._watch.confirmed(job.subject, claim.job, runner)
+        self._expiry.not_later_than(now + SILENCE_MS)
+        return True
+
+    async def decline(self, runner: RunnerId, claim: Claim, reason: str) -> None:
+        """Give an offer back; the slot it was meant for counts as taken until the runner speaks of its slots again."""
+        self._answered(runner, claim.job)
+        _log.info("runner %s declined job %d: %s", runner, claim.job, reason)
+        await self._queue.decline(claim, runner, now=self._clock.now_ms())
+        self._forget_offer(claim.job, claim.fence)
+        self._wakeups.notify(channels.READY)
+
+    async def ship(self, runner: RunnerId, batch: Batch) -> AppendResult:
+        """Store a batch and wake who follows the log or the rows.
+
+        A batch carries no nonce, and fences can be counted: only the runner that holds the lease is listened to.
+        """
+        job = await self._job(batch.job, runner)
+        if job is None:
+            return AppendResult(stored_up_to=0, stale=True)
+        result = await self._runs.append(batch)
+        if not result.stale:
+            self._wakeups.notify(channels.log(job.subject))
+        return result
+
+    async def end(self, runner: RunnerId, finish: Finish) -> FinishResult:
+        """Store an end, not sooner than a client could have aborted its run."""
+        job = await self._job(finish.claim.job, runner)
+        if job is not None and job.kind is JobKind.BUILD:
+            result = await self._environments.finish(job.subject, finish)
+        else:
+            if job is not None and job.kind is JobKind.SUBTASK:
+                await self._until_visible(job)
+            result = await self._queue.finish(finish, now=self._clock.now_ms())
+        if not result.accepted:
+            return result
+        self._jobs.pop(finish.claim.job, None)
+        if result.run is not None:
+            await closing.announce(self._runs, self._wakeups, result.run, self._clock.now_ms())
+        elif job is not None:
+            self._wake_subject(job)
+            if job.kind is JobKind.SESSION:
+                self._watch.ended(job.subject, finish.claim.job)
+        if finish.outcome.reason == "setup":
+            self._wakeups.notify(channels.READY)
+        if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
+            await self._bound_traffic(RunSlug(job.subject), finish.outcome)
+        return result
+
+    async def _bound_traffic(self, slug: RunSlug, outcome: Outcome) -> None:
+        """Stop the rest of a run that has used up its traffic."""
+        now = self._clock.now_ms()
+        left = await traffic.stop_beyond_limit(self._runs, self._queue, self._wakeups, slug, outcome, now=now)
+        self.cancel(left, traffic.USED_UP)
+
+    async def noted(self, runner: RunnerId, job: JobId, fence: int, state: LiveState) -> None:
+        """Hear how a session stands, from the runner that has it."""
+        known = await self._job(job, runner)
+        if known is not None and known.kind is JobKind.SESSION and known.fence == fence:
+            self._watch.noted(known.subject, job, state)
+
+    # loops
+
+    async def _listening(self) -> None:
+        wakeup = self._wakeups.listen(channels.READY)
+        try:
+            while True:
+                await wakeup.wait()
+                self._tick.set()
+        finally:
+            wakeup.close()
+
+    async def _offering(self) -> None:
+        while True:
+            await self._tick.wait()
+            self._tick.clear()
+            now = self._clock.now_ms()
+            wants = [want for link in self._links.values() for want in link.wants(now)]
+            if not wants:
+                continue
+            try:
+                await self._offer(wants, now)
+            except StoreError as error:
+                _log.warning("offering waits: %s", error.message)
+                self._tick.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _offer(self, wants: Sequence[Want], now: int) -> None:
+        """Offer jobs for `wants`; two such offers under way never promise a slot twice."""
+        promised = [(link, want) for want in wants if (link := self._links.get(want.runner)) is not None]
+        for link, want in promised:
+            link.reserve([want])
+        try:
+            for offer in await self._queue.offer(wants, now=now, offer_ms=OFFER_MS):
+                await self._send(offer)
+        finally:
+            for link, want in promised:
+                link.release([want])
+
+    # pieces
+
+    async def _expired(self, expired: Expired) -> None:
+        for lost in expired.lost:
+            self._lose(lost)
+        for run in expired.runs:
+            await closing.announce(self._runs, self._wakeups, run, self._clock.now_ms())
+        self._tick.set()  # lost jobs wait again, and so do declined ones whose delay is over
+
+    async def _send(self, offer: Offer) -> None:
+        now = self._clock.now_ms()
+        job = OfferedJob(offer, timeout_ms=offer.timeout_ms, offered_at=now)
+        job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
+        self._jobs[offer.job] = job
+        self._expiry.not_later_than(now + OFFER_MS)
+        link = self._links.get(offer.runner)
+        if link is None or link.draining:  # it left while the offer was being stored
+            await self._give_back(job, offer.runner, now)
+            return
+        link.sent(offer.job, offer.kind)
+        link.connection.offer(offer, OFFER_MS)
+        if offer.kind is JobKind.SESSION:
+            self._watch.placed(offer.subject, offer.job)
+
+    def _answered(self, runner: RunnerId, job: JobId) -> None:
+        link = self._links.get(runner)
+        if link is not None:
+            link.unanswered.pop(job, None)
+
+    def _forget_offer(self, job_id: JobId, fence: int) -> None:
+        job = self._jobs.get(job_id)
+        if job is not None and job.claim is not None and job.claim.fence == fence:
+            del self._jobs[job_id]
+
+    async def _give_back(self, job: OfferedJob, runner: RunnerId, now: int) -> None:
+        claim, job.claim = job.claim, None
+        if claim is not None:
+            self._jobs.pop(claim.job, None)
+            await self._queue.decline(claim, runner, now=now)
+            self._wakeups.notify(channels.READY)
+
+    async def _take_back(self, view: LeaseView, now: int) -> None:
+        """Free a lease that its runner, just connected, does not know of: its process is gone, or never began."""
+        claim = Claim(job=view.job, fence=view.fence, nonce=view.nonce)
+        self._jobs.pop(view.job, None)
+        if not view.confirmed:
+            await self._queue.decline(claim, view.runner, now=now)
+        else:
+            reason = LOST if view.kind is JobKind.SESSION else "setup"
+            outcome = Outcome(succeeded=False, reason=reason, message="The runner restarted and lost this attempt.")
+            result = await self._queue.finish(Finish(claim=claim, outcome=outcome), now=now)
+            if result.run is not None:
+                await closing.announce(self._runs, self._wakeups, result.run, now)
+            if view.kind is JobKind.SESSION:
+                self._watch.ended(view.subject, view.job)
+        self._wakeups.notify(channels.READY)
+
+    def _lose(self, lost: LostLease) -> None:
+        job = self._jobs.pop(lost.job, None)
+        link = self._links.get(lost.runner)
+        if link is not None:
+            link.unanswered.pop(lost.job, None)
+            link.connection.drop(lost.job, lost.fence, f"The lease is over: {lost.end}.")
+        if job is not None:
+            self._wake_subject(job)
+        if lost.kind is JobKind.SESSION:
+            self._watch.ended(lost.subject, lost.job)
+        _log.info("job %d of %s was taken back from runner %s: %s", lost.job, lost.subject, lost.runner, lost.end)
+
+    def _tell(self, runner: RunnerId, connection: RunnerConnection, result: HeartbeatResult) -> None:
+        link = self._links.get(runner)
+        if link is None or link.connection is not connection:
+            return
+        for job, fence in result.lost:
+            connection.drop(job, fence, "The lease was lost.")
+        for job, fence, reason in result.cancels:
+            connection.cancel(job, fence, reason)
+
+    async def _job(self, job_id: JobId, runner: RunnerId) -> OfferedJob | None:
+        """Return what is known of a job that `runner` has; after a restart of this process the store knows it."""
+        known = self._jobs.get(job_id)
+        if known is not None and known.runner == runner:
+            return known
+        for view in await self._queue.leases(runner):
+            if view.job == job_id:
+                return self._remember(view, 0)
+        return None
+
+    def _remember(self, view: LeaseView, offered_at: int) -> OfferedJob:
+        timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
+        job = OfferedJob(view, timeout_ms=timeout_ms or FOREVER_MS, offered_at=offered_at)
+        self._jobs[view.job] = job
+        if view.kind is JobKind.SESSION:
+            self._watch.placed(view.subject, view.job)
+        return job
+
+    async def _until_visible(self, job: OfferedJob) -> None:
+        """Wait until the run is MIN_VISIBLE_MS old; a job offered longer ago than that needs no look at the run."""
+        if self._clock.now_ms() - job.offered_at >= MIN_VISIBLE_MS:
+            return
+        run = await self._runs.find(job.subject)
+        if run is not None:
+            wait_ms = min(run.created_at + MIN_VISIBLE_MS - self._clock.now_ms(), MIN_VISIBLE_MS)
+            if wait_ms > 0:
+                await asyncio.sleep(wait_ms / 1000)
+
+    def _wake_subject(self, job: OfferedJob) -> None:
+        for channel in channels.of_job(job.kind, job.subject):
+            self._wakeups.notify(channel)
