@@ -16,11 +16,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final
 
-from clawplane.api.e2b.sessions import Exec, Sessions
-from clawplane.api.e2b.streams import said_by
+from clawplane.api.e2b.sessions import Sessions
 from clawplane.domain.access import Caller
 from clawplane.domain.errors import ClawplaneError, ConcurrencyLimited, InternalError, NotFound, RateLimited
-from clawplane.domain.sessions import ExecEvent, ExecResult
+from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult
 
 FIRST_PID: Final = 1000
 _MOST: Final = 100
@@ -33,15 +32,12 @@ Piece = ExecEvent | ExecResult | ClawplaneError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to run: the program as it was asked for, and the line for the shell that it becomes."""
+    """What is to run: the program as it was asked for, and the exec that it becomes."""
 
     program: str
     arguments: list[str]
-    line: str
-    environment: dict[str, str]
-    directory: str
-    timeout: float
     tag: str
+    request: ExecRequest
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +47,6 @@ class Command:
     pid: int
     session_id: str
     order: Order
-    exec_id: str
     listeners: list[asyncio.Queue[Piece]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
     killed: bool = False
@@ -65,24 +60,13 @@ class Commands:
         self._running: dict[tuple[str, int], Command] = {}
         self._pids = itertools.count(FIRST_PID)
 
-    async def start(self, caller: Caller, session_id: str, order: Order) -> Command:
+    def start(self, caller: Caller, session_id: str, order: Order) -> Command:
         """Start a command; listen to it before the event loop runs again, or its first words are lost."""
-        execution = await self._sessions.execute(
-            caller,
-            session_id,
-            "shell",
-            order.line,
-            timeout=order.timeout,
-            environment=order.environment,
-            directory=order.directory,
-            detached=True,
-            raw=True,
-        )
-        if sum(1 for owner, _ in self._running if owner == session_id) >= _MOST:
+        if len(self.all(session_id)) >= _MOST:
             raise ConcurrencyLimited(f"The sandbox runs {_MOST} commands.", hint="Kill some, or wait for their ends.")
-        command = Command(next(self._pids), session_id, order, execution.id)
+        command = Command(next(self._pids), session_id, order)
         self._running[session_id, command.pid] = command
-        command.task = asyncio.create_task(self._run(command, execution))
+        command.task = asyncio.create_task(self._run(caller, command))
         return command
 
     def all(self, session_id: str) -> list[Command]:
@@ -99,7 +83,7 @@ class Commands:
     async def interrupt(self, caller: Caller, command: Command, *, kill: bool) -> None:
         """End a command and all that it started."""
         command.killed = command.killed or kill
-        await self._sessions.interrupt(caller, command.session_id, command.exec_id)
+        await self._sessions.interrupt(caller, command.session_id, command.order.request.id)
 
     async def heard(
         self, command: Command, heard: asyncio.Queue[Piece]
@@ -129,10 +113,11 @@ class Commands:
         if heard in command.listeners:
             command.listeners.remove(heard)
 
-    async def _run(self, command: Command, execution: Exec) -> None:
+    async def _run(self, caller: Caller, command: Command) -> None:
         end: Piece = InternalError("The command ended without an answer.")
         try:
-            async with aclosing(said_by(execution)) as said:
+            events = self._sessions.execute(caller, command.session_id, command.order.request)
+            async with aclosing(events) as said:
                 async for piece in said:
                     if isinstance(piece, ExecResult):
                         end = piece

@@ -23,7 +23,6 @@ from clawplane.domain.sessions import Session, SessionState
 T = TypeVar("T")
 
 _MOST_LISTED: Final = 100
-_PAGE: Final = 500
 _MOST_FORKS: Final = 100
 
 
@@ -80,7 +79,7 @@ async def describe(order: Order) -> Response:
 
 async def list_running(order: Order) -> Response:
     """Return the running sandboxes, as older clients ask for them."""
-    chosen = _chosen(order.request, await _all(order))
+    chosen = _chosen(order.request, await order.house.sessions.all(order.caller))
     return as_json([shapes.listed(session) for session in chosen if shapes.state_of(session) == "running"])
 
 
@@ -90,7 +89,7 @@ async def list_page(order: Order) -> Response:
     limit = query.get("limit", str(_MOST_LISTED))
     if not (limit.isdecimal() and len(limit) < 5 and 1 <= int(limit) <= _MOST_LISTED):
         raise InvalidArgument(f"limit: {limit[:40]!r} is out of range.", hint=f"Use 1 to {_MOST_LISTED}.")
-    chosen = _chosen(order.request, await _all(order))
+    chosen = _chosen(order.request, await order.house.sessions.all(order.caller))
     chosen.sort(key=_place, reverse=query.get("order", "desc") != "asc")
     token = query.get("nextToken", "")
     if token:
@@ -169,20 +168,6 @@ async def kill(order: Order) -> Response:
     session = await order.session()
     await order.house.sessions.delete(order.caller, session.id)
     return nothing()
-
-
-async def _all(order: Order) -> list[Session]:
-    """Return the caller's sessions that have not ended."""
-    found: dict[str, Session] = {}
-    for state in (SessionState.CREATING, SessionState.RUNNING, SessionState.SLEEPING):
-        seen = 0
-        while True:
-            count, page = await order.house.sessions.page(order.caller, state=state, name="", limit=_PAGE, offset=seen)
-            found |= {session.id: session for session in page}  # one may have changed its state in between
-            seen += len(page)
-            if not page or seen >= count:
-                break
-    return list(found.values())
 
 
 async def _prolong(order: Order, session: Session, timeout: int | None) -> None:

@@ -26,7 +26,7 @@ from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import SandboxGone, Shape, outside, refusal
 from clawplane.api.e2b.bodies import decoded, drain
 from clawplane.api.e2b.envelopes import MEDIA_TYPE, only_message
-from clawplane.api.e2b.sessions import ANYBODY, House, Workspace
+from clawplane.api.e2b.sessions import House, Workspace
 from clawplane.domain.access import Caller
 from clawplane.domain.access import Scope as KeyScope
 from clawplane.domain.errors import ClawplaneError, InvalidArgument, InvalidToken, NotFound
@@ -139,7 +139,7 @@ class SandboxRoute(BaseRoute):
         else:
             _check_address(house, session_id, request)
         try:
-            session = await house.sessions.find(ANYBODY, session_id)
+            session = await house.sessions.known(session_id)
         except NotFound:
             raise SandboxGone(session_id) from None
         if session.state is SessionState.ENDED:

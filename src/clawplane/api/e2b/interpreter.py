@@ -17,10 +17,11 @@ from clawplane.api.e2b.answers import sentence
 from clawplane.api.e2b.contexts import Place, place_of, tool_of
 from clawplane.api.e2b.gate import Visit
 from clawplane.api.e2b.slots import result_of
-from clawplane.api.e2b.streams import ClosingStream, Paced, said_by
+from clawplane.api.e2b.streams import ClosingStream, Paced
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
+from clawplane.domain.ids import new_ulid
 from clawplane.domain.session_rules import check_code, check_environment
-from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecResult, ExecStatus
+from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult, ExecStatus
 
 KEEPALIVE_SECONDS: Final = 5.0
 _FIRST_SECONDS: Final = 1.0
@@ -51,18 +52,17 @@ async def execute(visit: Visit) -> Response:
     if order.context_id and order.language:
         raise InvalidArgument("context_id: it cannot be given together with language.", hint="Give one of them.")
     place = place_of(order.context_id) if order.context_id else Place(tool_of(order.language))
-    execution = await visit.house.sessions.execute(
-        visit.caller,
-        visit.session.id,
-        place.tool,
-        check_code(order.code, "code"),
+    request = ExecRequest(
+        id=new_ulid(visit.house.clock.now_ms()),
+        tool=place.tool,
+        code=check_code(order.code, "code"),
         timeout=MAX_TIMEOUT,
         context=place.namespace,
         environment=check_environment(order.env_vars or {}, "env_vars"),
         directory=place.directory,
         raw=True,
     )
-    events = Paced(said_by(execution), every=KEEPALIVE_SECONDS)
+    events = Paced(visit.house.sessions.execute(visit.caller, visit.session.id, request), every=KEEPALIVE_SECONDS)
     await events.begin(_FIRST_SECONDS)
     return ClosingStream(_lines(visit, events), media_type="application/x-ndjson")
 

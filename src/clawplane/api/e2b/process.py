@@ -22,8 +22,9 @@ from clawplane.api.e2b.commands import Command, Commands, Order
 from clawplane.api.e2b.gate import Handler, Visit
 from clawplane.api.e2b.streams import ClosingStream, Paced
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
+from clawplane.domain.ids import new_ulid
 from clawplane.domain.session_rules import check_code, check_environment
-from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecResult
+from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult
 
 _KEEPALIVE: Final = 50.0
 _SHELLS: Final = ("/bin/bash", "bash", "/bin/sh", "sh")
@@ -78,7 +79,7 @@ def handlers(commands: Commands) -> dict[str, Handler]:
         if order.stdin:
             raise outside("stdin of a running command", "Put the input into a file and redirect it: `cmd < file`.")
         config = order.process
-        command = await commands.start(visit.caller, visit.session.id, _order(visit, config, order.tag))
+        command = commands.start(visit.caller, visit.session.id, _order(visit, config, order.tag))
         return await _stream(visit, commands, command)
 
     async def connect(visit: Visit) -> Response:
@@ -124,15 +125,17 @@ def _order(visit: Visit, config: ProcessConfig, tag: str) -> Order:
         code = arguments[-1]
     else:
         code = shlex.join([config.cmd, *arguments])
-    return Order(
-        program=config.cmd,
-        arguments=arguments,
-        line=check_code(code, "cmd"),
+    request = ExecRequest(
+        id=new_ulid(visit.house.clock.now_ms()),
+        tool="shell",
+        code=check_code(code, "cmd"),
+        timeout=_seconds(visit),
         environment=check_environment(config.envs, "envs"),
         directory=paths.inner(config.cwd, "cwd"),
-        timeout=_seconds(visit),
-        tag=tag,
+        detached=True,
+        raw=True,
     )
+    return Order(program=config.cmd, arguments=arguments, tag=tag, request=request)
 
 
 def _seconds(visit: Visit) -> float:
@@ -199,9 +202,9 @@ def _event(event: dict[str, Any]) -> bytes:
 
 def _shown(command: Command) -> dict[str, Any]:
     order = command.order
-    config = {"cmd": order.program, "args": order.arguments, "envs": order.environment}
-    if order.directory:
-        config["cwd"] = paths.outer(order.directory)
+    config = {"cmd": order.program, "args": order.arguments, "envs": order.request.environment}
+    if order.request.directory:
+        config["cwd"] = paths.outer(order.request.directory)
     shown: dict[str, Any] = {"config": config, "pid": command.pid}
     if order.tag:
         shown["tag"] = order.tag

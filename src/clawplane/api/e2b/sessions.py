@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol
 
-from clawplane.domain.access import Caller, Scope
+from clawplane.domain.access import Caller
 from clawplane.domain.asks import Files, ListFiles, Reset, WriteFile
 from clawplane.domain.clock import Clock
 from clawplane.domain.sessions import (
     ExecEvent,
+    ExecRequest,
     ExecResult,
     FileEntry,
     LiveState,
     Session,
     SessionOptions,
-    SessionState,
-    Tool,
 )
 from clawplane.flows.access import Access
 from clawplane.flows.sandbox_tokens import SandboxTokens
-
-ANYBODY = Caller(key_id="", owner="", scopes=frozenset({Scope.ADMIN}))
-"""Who looks a session up for a caller whose token of it was checked."""
-
-
-class Exec(Protocol):
-    """An exec: enter it to begin, iterate for its events, then `result`; leaving early ends it unless detached."""
-
-    async def __aenter__(self) -> Exec:
-        """Begin."""
-        ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave."""
-        ...
-
-    @property
-    def id(self) -> str:
-        """Return the exec's id."""
-        ...
-
-    def events(self) -> AsyncIterator[ExecEvent]:
-        """Yield what the exec streams, to its end."""
-        ...
-
-    async def result(self) -> ExecResult:
-        """Return how the exec ended."""
-        ...
 
 
 class Stream(Protocol):
@@ -107,18 +75,22 @@ class Sessions(Protocol):
         """Return a session that the caller may see."""
         ...
 
-    async def page(
-        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
-    ) -> tuple[int, list[Session]]:
-        """Return the count and one page of the caller's sessions, newest first."""
+    async def known(self, session_id: str) -> Session:
+        """Return a session, whoever owns it, for somebody who has proved to hold its token."""
+        ...
+
+    async def all(self, caller: Caller) -> list[Session]:
+        """Return the caller's sessions that have not ended, newest first."""
         ...
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
         """Move the time at which a session ends whatever happens in it."""
         ...
 
-    async def execute(self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object) -> Exec:
-        """Return an exec that is ready to be entered; `more` are fields of ExecRequest."""
+    def execute(
+        self, caller: Caller, session_id: str | None, request: ExecRequest
+    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
+        """Yield what an exec says while it runs, and its result last; closing the generator early ends the exec."""
         ...
 
     async def reset(self, caller: Caller, session_id: str, question: Reset) -> LiveState:

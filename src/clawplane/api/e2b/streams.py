@@ -9,9 +9,6 @@ from typing import Generic, TypeVar
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from clawplane.api.e2b.sessions import Exec
-from clawplane.domain.sessions import ExecEvent, ExecResult
-
 T = TypeVar("T")
 
 
@@ -63,14 +60,6 @@ class Paced(Generic[T]):
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
         await self._source.aclose()
-
-
-async def said_by(entered: Exec) -> AsyncGenerator[ExecEvent | ExecResult, None]:
-    """Yield what an exec says, its result last; closing the generator early leaves the exec."""
-    async with entered as execution:
-        async for event in execution.events():
-            yield event
-        yield await execution.result()
 
 
 class ClosingStream(StreamingResponse):

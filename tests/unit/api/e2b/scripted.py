@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
-from types import TracebackType
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -24,7 +23,6 @@ from clawplane.domain.sessions import (
     Session,
     SessionOptions,
     SessionState,
-    Tool,
 )
 
 WAIT = ExecEvent(type="ping", text="wait")
@@ -77,28 +75,40 @@ class ScriptedSessions:
             raise NotFound(f"There is no session {session_id!r}.")
         return session
 
-    async def page(
-        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
-    ) -> tuple[int, list[Session]]:
-        found = [
+    async def known(self, session_id: str) -> Session:
+        if session_id not in self.sessions:
+            raise NotFound(f"There is no session {session_id!r}.")
+        return self.sessions[session_id]
+
+    async def all(self, caller: Caller) -> list[Session]:
+        return [
             session
             for session in reversed(self.sessions.values())
-            if session.owner == caller.owner and state in (None, session.state)
+            if session.owner == caller.owner and session.state is not SessionState.ENDED
         ]
-        return len(found), found[offset : offset + limit]
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
         return self._change(await self.find(caller, session_id), expires_at=ends_at)
 
     async def execute(
-        self, caller: Caller, session_id: str | None, tool: Tool, code: str, **more: object
-    ) -> ScriptedExec:
+        self, caller: Caller, session_id: str | None, request: ExecRequest
+    ) -> AsyncGenerator[ExecEvent | ExecResult, None]:
         await self.find(caller, session_id or "")
-        values = {"id": f"exec-{next(self._numbers)}", "tool": tool, "code": code, **more}
-        request = msgspec.convert(values, ExecRequest)
         self.requests.append(request)
         self._stops[request.id] = stop = asyncio.Event()
-        return ScriptedExec(request, self.script.get(code, [done()]), stop, self.left)
+        yield ExecEvent(type="started")
+        ended = False
+        try:
+            for said in self.script.get(request.code, [done()]):
+                if said is WAIT:
+                    await stop.wait()
+                    yield done(status="cancelled", error="The exec was interrupted.")
+                    break
+                yield said
+            ended = True
+        finally:
+            if not ended:
+                self.left.append(request.code)
 
     async def interrupt(self, caller: Caller, session_id: str, exec_id: str = "") -> None:
         await self.find(caller, session_id)
@@ -127,44 +137,6 @@ class ScriptedSessions:
     def _change(self, session: Session, **values: object) -> Session:
         self.sessions[session.id] = changed = msgspec.structs.replace(session, **values)
         return changed
-
-
-class ScriptedExec:
-    """One exec; `left` gets its code when its caller leaves before the end."""
-
-    def __init__(
-        self, request: ExecRequest, script: Sequence[ExecEvent | ExecResult], stop: asyncio.Event, left: list[str]
-    ) -> None:
-        self.id = request.id
-        self._code = request.code
-        self._script = script
-        self._stop = stop
-        self._left = left
-        self._result: ExecResult | None = None
-
-    async def __aenter__(self) -> ScriptedExec:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._result is None:
-            self._left.append(self._code)
-
-    async def events(self) -> AsyncIterator[ExecEvent]:
-        yield ExecEvent(type="started")
-        for said in self._script:
-            if isinstance(said, ExecResult):
-                self._result = said
-            elif said is WAIT:
-                await self._stop.wait()
-                self._result = done(status="cancelled", error="The exec was interrupted.")
-            else:
-                yield said
-
-    async def result(self) -> ExecResult:
-        assert self._result is not None
-        return self._result
 
 
 class ScriptedFiles:
