@@ -23,7 +23,9 @@ _NESTED: Final = 0x10  # the flag of a feature that became the rule long ago, an
 _FUTURES: Final = sum({getattr(__future__, name).compiler_flag for name in __future__.all_feature_names} - {_NESTED})
 _LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _compile = compile
-_Scopes: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_Module, _Expr, _Expression, _Call, _Attribute = ast.Module, ast.Expr, ast.Expression, ast.Call, ast.Attribute
+_AST: Final = ast.AST
+_SCOPES: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,15 @@ def compile_cell(source: str, filename: str, futures: int) -> Cell:
     body: CodeType | None = None
     silent = False
     kept = tree
-    if statements and isinstance(statements[-1], ast.Expr):
+    if statements and isinstance(statements[-1], _Expr):
         expression = statements[-1]
         silent = ";" in source and _ends_with_semicolon(source, expression)
-        kept = ast.Module(statements[:-1], tree.type_ignores)
+        kept = _Module(statements[:-1], tree.type_ignores)
     if kept.body:
         body = _compile(kept, filename, "exec", flags, True)
         futures |= body.co_flags & _FUTURES
     if kept is not tree:
-        last = _compile(ast.Expression(expression.value), filename, "eval", _AWAIT | futures, True)
+        last = _compile(_Expression(expression.value), filename, "eval", _AWAIT | futures, True)
     in_loop = any(code is not None and code.co_flags & _COROUTINE for code in (body, last)) or (
         _MENTIONS_LOOP.search(source) is not None and any(_loop_calls(tree))
     )
@@ -78,10 +80,19 @@ def _loop_calls(tree: ast.AST) -> Iterator[bool]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Call):
+        if isinstance(node, _Call):
             called = node.func
-            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            name = called.attr if isinstance(called, _Attribute) else getattr(called, "id", "")
             if name in _LOOP_CALLS:
                 yield True
-        if not isinstance(node, _Scopes):
-            waiting.extend(ast.iter_child_nodes(node))
+        if not isinstance(node, _SCOPES):
+            waiting.extend(children(node))
+
+
+def children(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield the direct children of a node."""
+    for name in node._fields:
+        content = getattr(node, name, None)
+        for each in content if isinstance(content, list) else (content,):
+            if isinstance(each, _AST):
+                yield each

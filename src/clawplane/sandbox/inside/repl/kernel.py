@@ -16,6 +16,7 @@ from clawplane.sandbox.inside.repl.mainmodule import MainModule
 from clawplane.sandbox.inside.repl.order import Order
 from clawplane.sandbox.inside.repl.snapshot import Bounds, Report
 from clawplane.sandbox.inside.repl.streams import Streams
+from clawplane.sandbox.inside.repl.texts import type_name
 from clawplane.sandbox.inside.repl.tracebacks import Tracebacks
 from clawplane.sandbox.inside.repl.wire import Channel, encode
 from clawplane.sandbox.repl_wire import MAIN
@@ -160,14 +161,14 @@ class Kernel:
         except BaseException as failure:
             broken = True
             notes.append(f"the interpreter is damaged and was ended: {bundles.brief(failure)}")
-        exited = isinstance(problem, SystemExit)
+        code = _exit_code(problem)
         message = {
             "op": "done",
             "id": number,
             "nonce": nonce,
-            "status": "ok" if problem is None else "exited" if exited else "error",
+            "status": "ok" if problem is None else "error" if code is None else "exited",
             "error": error,
-            "exit_code": _exit_code(problem) if isinstance(problem, SystemExit) else None,
+            "exit_code": code,
             "count": self.count,
             "threads": len(_current_frames()) - 1,
             "notes": notes,
@@ -179,17 +180,12 @@ class Kernel:
 
     def _leave_fork(self, problem: BaseException | None) -> None:
         """End a process that user code forked and that ran off the end of its cell, as a script would end."""
-        status = 0
-        if isinstance(problem, SystemExit):
-            status = _exit_code(problem)
-        elif problem is not None:
+        status = _exit_code(problem)
+        if problem is not None and status is None:
             status = 1
-            try:
-                print("\n".join(self.tracebacks.describe(problem)["traceback"]), file=sys.stderr)
-            except BaseException:
-                status = 1
+            print("\n".join(self.tracebacks.describe(problem)["traceback"]), file=sys.__stderr__)
         self.streams.flush()
-        _exit(status & 0xFF)
+        _exit((status or 0) & 0xFF)
 
 
 async def _drive(cell: Cell, names: dict[str, Any]) -> object:
@@ -207,9 +203,12 @@ def _run_code(code: CodeType, names: dict[str, Any]) -> object:
     return _eval(code, names)
 
 
-def _exit_code(problem: SystemExit) -> int:
+def _exit_code(problem: BaseException | None) -> int | None:
+    """Return the status that a script would end with after SystemExit, None after anything else."""
+    if not issubclass(type(problem), SystemExit):  # isinstance would ask the exception itself
+        return None
     try:
-        code = problem.code
+        code = problem.code  # type: ignore[union-attr]
     except BaseException:
         return _NO_NUMBER
     if code is None:
@@ -220,5 +219,5 @@ def _exit_code(problem: SystemExit) -> int:
 
 
 def _plainly(problem: BaseException) -> dict[str, Any]:
-    text = bundles.brief(problem)
-    return {"name": text.partition(":")[0], "value": "", "traceback": [text]}
+    name = type_name(problem)
+    return {"name": name, "value": "", "traceback": [name]}

@@ -14,10 +14,15 @@ import tempfile
 from types import CodeType, ModuleType
 from typing import Final
 
+from clawplane.sandbox.inside.repl.cells import children
+
 _MOST_STATEMENTS: Final = 2000
 _ASKING: Final = "multiprocessing.spawn"
 _ABSENT: Final = "module '__main__' has no attribute '__file__'"
 _sys = sys
+_IMPORTS: Final = (ast.Import, ast.ImportFrom)
+_DEFINITIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_Assign, _Name, _ClassDef, _Module = ast.Assign, ast.Name, ast.ClassDef, ast.Module
 _SAFE_VALUES: Final = (
     ast.Constant,
     ast.Tuple,
@@ -55,9 +60,9 @@ class Definitions:
     def class_code(self, name: str) -> CodeType | None:
         """Return what makes the class `name` when it is run, None when no statement of a cell does."""
         statement, filename, futures = self._statements.get((name,), (None, "", 0))
-        if not isinstance(statement, ast.ClassDef):
+        if not isinstance(statement, _ClassDef):
             return None
-        code: CodeType = compile(ast.Module([statement], []), filename, "exec", futures, True)
+        code: CodeType = compile(_Module([statement], []), filename, "exec", futures, True)
         return code
 
     def write(self) -> str:
@@ -97,14 +102,18 @@ class MainModule(ModuleType):
 
 def _defined_names(statement: ast.stmt) -> tuple[str, ...]:
     """Return the names a statement binds when it is safe to run once more, else nothing."""
-    if isinstance(statement, ast.Import | ast.ImportFrom):
+    if isinstance(statement, _IMPORTS):
         return tuple(alias.asname or alias.name for alias in statement.names)
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, _DEFINITIONS):
         return (statement.name,)
-    if isinstance(statement, ast.Assign) and all(isinstance(node, _SAFE_VALUES) for node in ast.walk(statement.value)):
-        names = tuple(target.id for target in statement.targets if isinstance(target, ast.Name))
+    if isinstance(statement, _Assign) and _is_constant(statement.value):
+        names = tuple(target.id for target in statement.targets if isinstance(target, _Name))
         return names if len(names) == len(statement.targets) else ()
     return ()
+
+
+def _is_constant(value: ast.AST) -> bool:
+    return isinstance(value, _SAFE_VALUES) and all(_is_constant(each) for each in children(value))
 
 
 def _guarded(statement: ast.stmt) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import sys
 from types import ModuleType, TracebackType
 from typing import Any, Final
@@ -16,6 +17,7 @@ from clawplane.sandbox.inside.repl.texts import clipped, exact_text, type_name
 
 _OWN_DIRECTORY: Final = os.path.dirname(os.path.abspath(__file__))
 _MOST_SOURCE: Final = 4 << 20
+_LINE_END: Final = re.compile(r"\r\n|\r|\n")
 _MOST_LINES: Final = 400
 _LONGEST_LINE: Final = 4000
 _LONGEST_VALUE: Final = 16_000
@@ -49,7 +51,7 @@ class Tracebacks:
 
     def know(self, filename: str, source: str) -> None:
         """Keep the source of a cell; the oldest are forgotten when all are too large together."""
-        entry = (len(source), None, source.splitlines(keepends=True), filename)
+        entry = (len(source), None, [f"{line}\n" for line in _LINE_END.split(source)], filename)
         while self._sizes and self._size + len(source) > _MOST_SOURCE:
             oldest = next(iter(self._sizes))
             self._size -= self._sizes.pop(oldest)
@@ -77,6 +79,7 @@ class Tracebacks:
 
     def _format(self, problem: BaseException) -> list[str]:
         trace: TracebackType | None = _trace_of(problem)
+        self._add_line(problem)
         depth = _depth(trace)
         limit = None if depth < _DEEP else -_SHOWN_OF_DEEP
         told = self._traceback.TracebackException(type(problem), problem, trace, limit=limit, compact=True)
@@ -88,6 +91,11 @@ class Tracebacks:
         if getattr(told, "exceptions", None):
             chunks = told.format()
         return [line for chunk in chunks for line in exact_text(chunk).rstrip("\n").split("\n")]
+
+    def _add_line(self, problem: BaseException) -> None:
+        """Give a syntax error the line it is about, when the compiler saw a tree and not the text."""
+        if type(problem) is SyntaxError and problem.text is None and problem.filename in self._sizes:
+            problem.text = self._lines.getline(problem.filename, problem.lineno or 1)
 
     def _strip_leading(self, told: Any) -> None:
         """Drop everything before the first frame of a cell: ours, and the event loop's that ran it."""
@@ -129,6 +137,8 @@ def _depth(trace: TracebackType | None) -> int:
 def _value(problem: BaseException) -> str:
     try:
         return clipped(exact_text(str(problem)), _LONGEST_VALUE)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         return "<its text cannot be shown: str() of it failed>"
 
