@@ -51,7 +51,7 @@ def parse(path: str, field: str = "path") -> Parts:
     `/workspace/a` is `a`; empty names and `.` count for nothing; a path without names is the workspace itself.
     """
     if path == MOUNTED_AT or path.startswith(MOUNTED_AT + "/"):
-        path = path[len(MOUNTED_AT) + 1 :]
+        path = path[len(MOUNTED_AT) :].lstrip("/")
     if path.startswith("/"):
         raise InvalidArgument(
             f"`{field}` is absolute.", hint=f"Give it relative to the workspace, or below {MOUNTED_AT}/."
