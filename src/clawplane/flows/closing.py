@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
 from clawplane.domain.batches import ERROR, INFO, LogLine
+from clawplane.domain.clock import Clock
 from clawplane.domain.lifecycle import RunStatus, SubtaskStatus
 from clawplane.domain.ports import Runs, Wakeups
-from clawplane.domain.runs import EndedRun, Subtask, SubtaskTotals
+from clawplane.domain.runs import MIN_VISIBLE_MS, EndedRun, Subtask, SubtaskTotals
 from clawplane.flows import channels
 
 _OPENING = "SYSTEM: Run "
@@ -34,6 +36,17 @@ def sentence(run: EndedRun) -> str:
         f"{_OPENING}{run.status}: {count} {noun}, {totals.succeeded} succeeded, {totals.failed} failed, "
         f"{totals.aborted} aborted."
     )
+
+
+async def until_visible(runs: Runs, clock: Clock, slug: str, *, offered_at: int) -> None:
+    """Wait until a run is MIN_VISIBLE_MS old; a job offered longer ago than that needs no look at its run."""
+    if clock.now_ms() - offered_at >= MIN_VISIBLE_MS:
+        return
+    run = await runs.find(slug)
+    if run is not None:
+        wait_ms = min(run.created_at + MIN_VISIBLE_MS - clock.now_ms(), MIN_VISIBLE_MS)
+        if wait_ms > 0:
+            await asyncio.sleep(wait_ms / 1000)
 
 
 async def announce(runs: Runs, wakeups: Wakeups, run: EndedRun, now: int) -> None:

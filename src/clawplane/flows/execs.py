@@ -24,6 +24,7 @@ from clawplane.flows.session_places import Place, SessionPlaces
 
 _TRIES: Final = 3
 _AFTERMATH_SECONDS: Final = 15.0
+_RETRY_SECONDS: Final = 0.05
 
 _event = msgspec.msgpack.Decoder(ExecEvent).decode
 _result = msgspec.msgpack.Decoder(ExecResult).decode
@@ -102,6 +103,7 @@ class Execution:
             if REFUSED not in error.details or self._tries >= _TRIES:
                 raise self._lost(error) from None
             self._places.forget(self.session.id)
+            await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended
             await self._ask()
             return
         except (Conflict, Unavailable) as error:

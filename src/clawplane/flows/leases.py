@@ -46,13 +46,12 @@ from clawplane.domain.ports import (
     Runs,
     Wakeups,
 )
-from clawplane.domain.runs import MIN_VISIBLE_MS
 from clawplane.domain.session_rules import LOST
 from clawplane.domain.sessions import LiveState
 from clawplane.flows import channels, closing, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
-from clawplane.flows.runner_links import OfferedJob, RunnerLink, record_of, why_not_ready
+from clawplane.flows.runner_links import OfferedJob, RunnerLink, best_seat, record_of, why_not_ready
 from clawplane.flows.session_watch import NobodyWatches, SessionWatch
 
 _log = logging.getLogger(__name__)
@@ -134,10 +133,9 @@ class Leases:
         this call is durable and offered by one commit.
         """
         now = self._clock.now_ms()
-        wants = [want for link in self._links.values() for want in link.wants(now) if want.caps == caps]
-        if wants:
-            best = max(wants, key=lambda want: want.count)
-            await self._offer([Want(runner=best.runner, caps=caps, count=1)], now)
+        seat = best_seat(self._links.values(), caps, now)
+        if seat is not None:
+            await self._offer([seat], now)
 
     def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
         """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
@@ -229,8 +227,7 @@ class Leases:
             job.claim = None
             self._expiry.not_later_than(now + job.timeout_ms)
             self._wake_subject(job)
-            if job.kind is JobKind.SESSION:
-                self._watch.confirmed(job.subject, claim.job, runner)
+            self._watch.confirmed(job.subject, claim.job, runner)
         self._expiry.not_later_than(now + SILENCE_MS)
         return True
 
@@ -262,7 +259,7 @@ class Leases:
             result = await self._environments.finish(job.subject, finish)
         else:
             if job is not None and job.kind is JobKind.SUBTASK:
-                await self._until_visible(job)
+                await closing.until_visible(self._runs, self._clock, job.subject, offered_at=job.offered_at)
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
             return result
@@ -271,8 +268,7 @@ class Leases:
             await closing.announce(self._runs, self._wakeups, result.run, self._clock.now_ms())
         elif job is not None:
             self._wake_subject(job)
-            if job.kind is JobKind.SESSION:
-                self._watch.ended(job.subject, finish.claim.job)
+            self._watch.ended(job.subject, finish.claim.job)
         if finish.outcome.reason == "setup":
             self._wakeups.notify(channels.READY)
         if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
@@ -350,8 +346,7 @@ class Leases:
             return
         link.sent(offer.job, offer.kind)
         link.connection.offer(offer, OFFER_MS)
-        if offer.kind is JobKind.SESSION:
-            self._watch.placed(offer.subject, offer.job)
+        self._watch.placed(offer.subject, offer.job)
 
     def _answered(self, runner: RunnerId, job: JobId) -> None:
         link = self._links.get(runner)
@@ -382,8 +377,7 @@ class Leases:
             result = await self._queue.finish(Finish(claim=claim, outcome=outcome), now=now)
             if result.run is not None:
                 await closing.announce(self._runs, self._wakeups, result.run, now)
-            if view.kind is JobKind.SESSION:
-                self._watch.ended(view.subject, view.job)
+            self._watch.ended(view.subject, view.job)
         self._wakeups.notify(channels.READY)
 
     def _lose(self, lost: LostLease) -> None:
@@ -394,18 +388,14 @@ class Leases:
             link.connection.drop(lost.job, lost.fence, f"The lease is over: {lost.end}.")
         if job is not None:
             self._wake_subject(job)
-        if lost.kind is JobKind.SESSION:
-            self._watch.ended(lost.subject, lost.job)
+        self._watch.ended(lost.subject, lost.job)
         _log.info("job %d of %s was taken back from runner %s: %s", lost.job, lost.subject, lost.runner, lost.end)
 
     def _tell(self, runner: RunnerId, connection: RunnerConnection, result: HeartbeatResult) -> None:
         link = self._links.get(runner)
         if link is None or link.connection is not connection:
             return
-        for job, fence in result.lost:
-            connection.drop(job, fence, "The lease was lost.")
-        for job, fence, reason in result.cancels:
-            connection.cancel(job, fence, reason)
+        link.tell(result)
 
     async def _job(self, job_id: JobId, runner: RunnerId) -> OfferedJob | None:
         """Return what is known of a job that `runner` has; after a restart of this process the store knows it."""
@@ -421,19 +411,8 @@ class Leases:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
         job = OfferedJob(view, timeout_ms=timeout_ms or FOREVER_MS, offered_at=offered_at)
         self._jobs[view.job] = job
-        if view.kind is JobKind.SESSION:
-            self._watch.placed(view.subject, view.job)
+        self._watch.placed(view.subject, view.job)
         return job
-
-    async def _until_visible(self, job: OfferedJob) -> None:
-        """Wait until the run is MIN_VISIBLE_MS old; a job offered longer ago than that needs no look at the run."""
-        if self._clock.now_ms() - job.offered_at >= MIN_VISIBLE_MS:
-            return
-        run = await self._runs.find(job.subject)
-        if run is not None:
-            wait_ms = min(run.created_at + MIN_VISIBLE_MS - self._clock.now_ms(), MIN_VISIBLE_MS)
-            if wait_ms > 0:
-                await asyncio.sleep(wait_ms / 1000)
 
     def _wake_subject(self, job: OfferedJob) -> None:
         for channel in channels.of_job(job.kind, job.subject):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, assert_never
 
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, Claim, JobKind, LeaseView, Offer, RunnerRecord, Want
-from clawplane.domain.ports import RunnerConnection
+from clawplane.domain.ports import HeartbeatResult, RunnerConnection
 from clawplane.domain.session_rules import caps_of
 
 _STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
@@ -56,6 +56,13 @@ class RunnerLink:
         for want in wants:
             self.reserved[want.caps] -= want.count
 
+    def tell(self, result: HeartbeatResult) -> None:
+        """Send on what a sign of life was answered with."""
+        for job, fence in result.lost:
+            self.connection.drop(job, fence, "The lease was lost.")
+        for job, fence, reason in result.cancels:
+            self.connection.cancel(job, fence, reason)
+
     def sent(self, job: JobId, kind: JobKind) -> None:
         """Count an offer that was sent."""
         taken = capabilities_of(kind, self.record.id)
@@ -76,6 +83,14 @@ class OfferedJob:
         self.offered_at = offered_at
         self.claim: Claim | None = None
         """Set while the offer is not confirmed."""
+
+
+def best_seat(links: Iterable[RunnerLink], caps: str, now: int) -> Want | None:
+    """Return one slot for `caps`, of the runner that has most of them; None when none is free."""
+    wants = [want for link in links for want in link.wants(now) if want.caps == caps]
+    if not wants:
+        return None
+    return Want(runner=max(wants, key=lambda want: want.count).runner, caps=caps, count=1)
 
 
 def why_not_ready(links: Collection[RunnerLink]) -> str | None:

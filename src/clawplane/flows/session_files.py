@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -15,6 +16,9 @@ from clawplane.domain.sessions import FileEntry, Session
 from clawplane.flows.session_places import SessionPlaces
 
 A = TypeVar("A", bound=msgspec.Struct)
+
+_TRIES: Final = 3
+_RETRY_SECONDS: Final = 0.05
 
 
 class FileStream:
@@ -50,6 +54,7 @@ class SessionFiles:
     def __init__(self, session: Session, places: SessionPlaces) -> None:
         self.session = session
         self._places = places
+        self._tries = 0
 
     async def list(self, question: asks.ListFiles) -> asks.Files:
         """List a directory."""
@@ -103,7 +108,7 @@ class SessionFiles:
                 end = None if first else msgspec.msgpack.decode(await asked.answer(), type=asks.Read)
                 return FileStream(asked, first, end)
             except StaleLease as error:
-                self._retry(error)
+                await self._retry(error)
             except BaseException:
                 asked.withdraw()
                 raise
@@ -114,7 +119,7 @@ class SessionFiles:
             try:
                 return msgspec.msgpack.decode(await asked.answer(), type=answer)
             except StaleLease as error:
-                self._retry(error)
+                await self._retry(error)
             finally:
                 asked.withdraw()
 
@@ -123,8 +128,12 @@ class SessionFiles:
         self.session = place.session
         return place.ask(method, question)
 
-    def _retry(self, error: StaleLease) -> None:
+    async def _retry(self, error: StaleLease) -> None:
         """Raise the error unless nothing was done: then the session's next life is asked."""
         if REFUSED not in error.details:
             raise error
+        if self._tries >= _TRIES:
+            raise error
+        self._tries += 1
         self._places.forget(self.session.id)
+        await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended

@@ -254,7 +254,7 @@ class SessionPlaces:
         self._live[session] = state
         known = self._known.get(session)
         if known is not None and known.job == job:
-            expires_at = state.expires_at if known.options.expires_after else known.expires_at
+            expires_at = (known.options.expires_after and state.expires_at) or known.expires_at
             moved = first or known.state is not state.state or _moved(known.expires_at, expires_at)
             self._remember(
                 msgspec.structs.replace(known, state=state.state, sleeps_at=state.sleeps_at, expires_at=expires_at)

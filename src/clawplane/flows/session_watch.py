@@ -1,4 +1,4 @@
-"""What the leases tell of sessions' jobs; nothing here waits."""
+"""What the leases tell of jobs, whatever their kind: `session` is the job's subject. Nothing here waits."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 _encode = msgspec.msgpack.Encoder().encode
 DELETED: Final = "It was deleted."
+_RETRY_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +319,7 @@ class Sessions:
             if REFUSED not in error.details:
                 raise
             self._places.forget(session.id)
+            await asyncio.sleep(_RETRY_SECONDS)  # the store may not have heard yet that it ended
             return await self._answer(await self._places.reach(session), method, question, answer)
 
     @staticmethod

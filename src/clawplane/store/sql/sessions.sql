@@ -32,7 +32,8 @@ ORDER BY number DESC LIMIT :limit OFFSET :offset
 SELECT state, job, runner, workspace, lived, owner FROM session WHERE id = :id
 
 -- name: note_session
-UPDATE session SET state = :state, sleeps_at = :sleeps_at, expires_at = :expires_at, lived = 1 WHERE id = :id
+UPDATE session SET state = :state, sleeps_at = :sleeps_at,
+    expires_at = coalesce(:expires_at, expires_at), lived = 1 WHERE id = :id
 
 -- name: wake_session
 UPDATE session SET state = 'creating', job = :job, lives = lives + 1, used_at = :now, sleeps_at = NULL, end_reason = ''
