@@ -202,7 +202,7 @@ class House:
             raise NotFound(f"The copy of the session {spec.branch_of} is gone.", hint="Branch it again.")
         branch.over.cancel()
         try:
-            interpreter: Interpreter = await resumed(branch.copy)
+            interpreter: Interpreter = await resumed(branch.residence, branch.copy)
         except BaseException:
             self._later(branch.residence.leave(branch.copy))
             raise
@@ -291,7 +291,8 @@ class House:
         if branch is not None:
             branch.over.cancel()
             branch.copy.talk.close()
-            self._later(branch.residence.resident.kill_tree(branch.copy.member))
+            if branch.copy.member is not None:
+                self._later(branch.residence.resident.kill_tree(branch.copy.member))
             self._later(branch.residence.leave(branch.copy))
 
     # Clearing away

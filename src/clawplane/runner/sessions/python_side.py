@@ -10,7 +10,7 @@ from clawplane.runner.sessions.execute_python import PythonEnd, execute_python
 from clawplane.runner.sessions.interpreter import Gone
 from clawplane.runner.sessions.residence import Interpreter, Residence
 from clawplane.runner.sessions.running import Running
-from clawplane.runner.sessions.undo import Copy, Undo, copied, resumed
+from clawplane.runner.sessions.undo import Copy, Undo, adopted, copied, resumed
 from clawplane.sandbox.repl_wire import MAIN, Kept
 
 _TALK_SECONDS = 10.0
@@ -83,7 +83,7 @@ class PythonSide:
         copy, undone = await self._undo.back(execs, before)
         self._let_go()
         self._interpreter = await (
-            resumed(copy) if copy is not None else self._residence.start_python(self._environment)
+            resumed(self._residence, copy) if copy is not None else self._residence.start_python(self._environment)
         )
         try:
             await self._undo.renew(self._interpreter if copy is not None else None)
@@ -93,7 +93,9 @@ class PythonSide:
 
     async def copy(self) -> Copy:
         """Return a copy for a branch; raises Gone, or CannotCopy with the reason."""
-        return await copied(self._residence, await self.ready(), "branch")
+        copy = await copied(self._residence, await self.ready(), "branch")
+        await adopted(self._residence, copy)
+        return copy
 
     async def save(self, file: int, *, largest: int, seconds: float, room: int) -> Kept:
         """Write the variables to a file; raises Gone."""

@@ -1,13 +1,15 @@
 """Copies of an interpreter: one is kept from before each of the last execs, and one becomes a branch.
 
 A copy is a fork that the interpreter makes of itself. It waits on a socket of its own until it is resumed or the socket
-closes. Who it is comes from the kernel: the pid attached to the first thing it says. It is adopted at once, so that it
-outlives the original and is ended for certain.
+closes, and then ends by itself. Who it is comes from the kernel: the pid attached to the first thing it says. Until it
+is adopted it belongs to what is killed with the original; since a copy is made after every exec and hardly any is used,
+those for undo are adopted only when a rollback is about to end the original.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import deque
@@ -26,12 +28,13 @@ _COPY_SECONDS = 10.0
 _LARGEST_READY = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Copy:
-    """A waiting copy."""
+    """A waiting copy; `member` once it was adopted."""
 
-    member: Member
+    pid: int
     talk: Conversation
+    member: Member | None = None
 
 
 class CannotCopy(Conflict):
@@ -53,15 +56,24 @@ async def copied(residence: Residence, interpreter: Interpreter, purpose: Purpos
                 theirs.close()
             if answer.refusal:
                 raise CannotCopy(f"The interpreter cannot be copied: {answer.refusal[:500]}")
-            pid = await _ready(ours)
-            member = await residence.resident.adopt(pid)
+            copy = Copy(await _ready(ours), Conversation(ours))
     except (TimeoutError, ResidentError) as error:
         ours.close()
         raise CannotCopy(f"The interpreter could not be copied: {error or 'it took too long'}.", hint="") from None
     except BaseException:
         ours.close()
         raise
-    return Copy(member, Conversation(ours))
+    return copy
+
+
+async def adopted(residence: Residence, copy: Copy) -> Member:
+    """Let a copy outlive its original; raises Unavailable when it has ended."""
+    if copy.member is None:
+        try:
+            copy.member = await residence.resident.adopt(copy.pid)
+        except ResidentError as error:
+            raise Unavailable(f"The copy of the interpreter is gone: {error}.") from None
+    return copy.member
 
 
 async def _ready(connection: socket.socket) -> int:
@@ -78,8 +90,9 @@ async def _ready(connection: socket.socket) -> int:
     return pid
 
 
-async def resumed(copy: Copy) -> Interpreter:
+async def resumed(residence: Residence, copy: Copy) -> Interpreter:
     """Let a copy become an interpreter with streams of its own; raises Unavailable."""
+    member = await adopted(residence, copy)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pipes, out, err = make_pipes()
     talk = Conversation(ours)
@@ -95,7 +108,7 @@ async def resumed(copy: Copy) -> Interpreter:
         for descriptor in (out, err):
             os.close(descriptor)
         copy.talk.close()
-    interpreter = Interpreter(copy.member, talk, pipes)
+    interpreter = Interpreter(member, talk, pipes)
     interpreter.fresh = False
     return interpreter
 
@@ -147,6 +160,10 @@ class Undo:
         found = self._points[at][1]
         if isinstance(found, str):
             raise Conflict(f"There is no copy from before that exec: {found}", hint="")
+        for _, copy in list(self._points)[: at + 1]:
+            if isinstance(copy, Copy):
+                with contextlib.suppress(Unavailable):
+                    await adopted(self._residence, copy)
         later = [self._points.pop()[1] for _ in range(len(ids) - at)]
         for copy in [*later[:-1], self._next]:
             await self._drop(copy)
@@ -173,4 +190,5 @@ class Undo:
     async def _drop(self, copy: Copy | str | None) -> None:
         if isinstance(copy, Copy):
             copy.talk.close()
-            await self._residence.resident.kill_tree(copy.member)
+            if copy.member is not None:
+                await self._residence.resident.kill_tree(copy.member)
