@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Awaitable
@@ -20,7 +21,7 @@ from typing import Final
 
 from bench.report import Figure, median, percentile, show
 from clawplane.sandbox.launch import Resident, Sandbox, Zygote
-from clawplane.sandbox.policy import MIB, Limits, Listener, Policy, Writable
+from clawplane.sandbox.policy import MIB, Limits, Listener, Policy, ReadOnly, Writable
 from clawplane.sandbox.readiness import readable
 from clawplane.sandbox.resident import Member
 
@@ -34,6 +35,7 @@ def main(control):
     connection.recv(1)
     os._exit(0)
 """
+PACKAGE_DIRECTORY: Final = sysconfig.get_path("purelib")
 IDLE: Final = 100
 BURST: Final = 100
 IN_FLIGHT: Final = 8
@@ -69,7 +71,7 @@ class Bench:
         workspace = self.directory / f"workspace-{self._made}"
         workspace.mkdir()
         policy = Policy(
-            mounts=(Writable(str(workspace), "/workspace"),),
+            mounts=(Writable(str(workspace), "/workspace"), ReadOnly(PACKAGE_DIRECTORY, PACKAGE_DIRECTORY)),
             limits=Limits(wall=None, memory=1024 * MIB, cpus=2.0),
             listeners=(Listener("127.0.0.1", 1080), Listener("127.0.0.1", 3128)),
         )
@@ -172,11 +174,12 @@ async def idle(bench: Bench) -> list[Figure]:
     alive = [await bench.live() for _ in range(IDLE)]
     private = [private_memory([each.resident.pid, each.member.host_pid]) / MIB for each in alive]
     charged = [each.resident.usage().current_memory / MIB for each in alive]
-    used = time.process_time() + sum(each.resident.usage().cpu_ms for each in alive) / 1000
-    began = time.perf_counter()
+    inside = sum(each.resident.usage().cpu_ms for each in alive)
+    own, began = time.process_time(), time.perf_counter()
     await asyncio.sleep(5)
-    now = time.process_time() + sum(each.resident.usage().cpu_ms for each in alive) / 1000
-    share = (now - used) / (time.perf_counter() - began) * 100 * 1000 / IDLE
+    own, taken = time.process_time() - own, time.perf_counter() - began  # before looking, which costs more than they do
+    inside = sum(each.resident.usage().cpu_ms for each in alive) - inside
+    share = (own + inside / 1000) / taken * 100 * 1000 / IDLE
     await asyncio.gather(*(each.close() for each in alive))
     return [
         Figure(
@@ -187,18 +190,26 @@ async def idle(bench: Bench) -> list[Figure]:
     ]
 
 
+def furnish(site: Path) -> Path:
+    """Make a directory of packages like those the builder makes: without the .pth files of editable installs."""
+    site.mkdir()
+    (site / "first_word.py").write_text(WORD)
+    for each in Path(PACKAGE_DIRECTORY).iterdir():
+        if each.suffix != ".pth":
+            (site / each.name).symlink_to(each)
+    return site
+
+
 async def measure(directory: Path, rounds: int) -> list[Figure]:
     """Run everything."""
-    (directory / "site").mkdir()
-    (directory / "site/first_word.py").write_text(WORD)
-    packages = [path for path in sys.path if path.endswith("site-packages")]
+    site = furnish(directory / "site")
     sandbox = await Sandbox.open(state_directory=directory / "state")
     try:
         zygote = await sandbox.zygote(
             key="bench",
             python=PYTHON,
             preload=("first_word", *PACKAGES),
-            site_directories=(*packages, str(directory / "site")),
+            site_directories=(str(site),),
         )
         bench = Bench(sandbox, zygote, directory)
         taken = await one_by_one(bench, rounds)

@@ -66,7 +66,7 @@ def _run_script(program: Script, guest: Guest, environment: dict[str, str]) -> N
         gate.fail(problem)
     gc.enable()
     os.close(gate.GATE)
-    _add_sites(program.site_directories)
+    _add_sites(guest, program.site_directories)
     _run_file(program.path, main)
 
 
@@ -85,7 +85,7 @@ def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, 
         gate.fail(problem)
     gc.enable()
     os.close(gate.GATE)
-    _add_sites(program.site_directories)
+    _add_sites(guest, program.site_directories)
     main(CONTROL)
 
 
@@ -139,8 +139,11 @@ def _reseed() -> None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))  # a longer seed touches twice the memory
 
 
-def _add_sites(directories: Sequence[str]) -> None:
+def _add_sites(guest: Guest, directories: Sequence[str]) -> None:
     """Add site directories as the site module would; their .pth files are user code."""
+    if guest.plain_sites.issuperset(directories):
+        sys.path.extend(each for each in directories if each not in sys.path)
+        return
     known: set[str] = set(sys.path)
     for directory in directories:
         site.addsitedir(directory, known)

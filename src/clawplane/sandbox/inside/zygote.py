@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -57,6 +57,8 @@ class Guest:
     command_line: command_line.CommandLine
     hidden: Mapping[str, ModuleType]
     """Our own modules, by name."""
+    plain_sites: frozenset[str]
+    """Site directories without .pth files: there is nothing to read in them."""
 
 
 def serve(search_path: list[str]) -> Guest:
@@ -71,6 +73,7 @@ def serve(search_path: list[str]) -> Guest:
         own_pids = _settle(configuration)
         surroundings = _prepare(configuration, search_path)
         hidden = _hide_ourselves(configuration, search_path)
+        plain_sites = _plain_sites(configuration.site_directories)
         _rehearse()
         _freeze()
     except BaseException:
@@ -81,7 +84,7 @@ def serve(search_path: list[str]) -> Guest:
         given = _next(control)
         start = _fork(surroundings, given, own_pids, control)
         if start is not None:
-            return Guest(start, tuple(search_path), surroundings.command_line, hidden)
+            return Guest(start, tuple(search_path), surroundings.command_line, hidden, plain_sites)
 
 
 def _take_control_socket() -> socket.socket:
@@ -155,6 +158,10 @@ def _hide_ourselves(configuration: Configuration, search_path: list[str]) -> dic
         if finder is None or not path.startswith(kept):
             del sys.path_importer_cache[path]
     return hidden
+
+
+def _plain_sites(directories: Sequence[str]) -> frozenset[str]:
+    return frozenset(each for each in directories if not any(name.endswith(".pth") for name in os.listdir(each)))
 
 
 def _rehearse() -> None:
