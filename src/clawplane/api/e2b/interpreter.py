@@ -6,6 +6,7 @@ Lines are plain ASCII: clients split a stream at every character that Unicode ca
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final
@@ -21,11 +22,14 @@ from clawplane.api.e2b.streams import ClosingStream, Paced
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.domain.ids import new_ulid
 from clawplane.domain.session_rules import check_code, check_environment
-from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult, ExecStatus
+from clawplane.domain.sessions import MAX_TIMEOUT, ExecError, ExecEvent, ExecRequest, ExecResult, ExecStatus
 
 KEEPALIVE_SECONDS: Final = 5.0
 _FIRST_SECONDS: Final = 1.0
 
+_TRACEBACK: Final = re.compile(
+    r"^(?:[ +|]*(?:Exception Group )?Traceback \(most recent call last\):|  File \"Cell )", re.MULTILINE
+)
 _NAMES: Final[dict[ExecStatus, str]] = {
     "error": "Error",
     "timeout": "TimeoutError",
@@ -74,7 +78,8 @@ async def _lines(visit: Visit, events: Paced[ExecEvent | ExecResult]) -> AsyncGe
             async for item in items:
                 now = visit.house.clock.now_ms() * 1_000_000
                 if item is None:
-                    yield _line({"type": "keepalive"})
+                    for line in [*telling.silence(now), {"type": "keepalive"}]:
+                        yield _line(line)
                 elif isinstance(item, ExecResult):
                     for line in telling.end(item, now):
                         yield _line(line)
@@ -87,30 +92,46 @@ async def _lines(visit: Visit, events: Paced[ExecEvent | ExecResult]) -> AsyncGe
 
 
 class _Telling:
-    """What of an exec has been told, so that its end tells the rest and nothing twice."""
+    """What of an exec has been told, so that its end tells the rest and nothing twice.
+
+    The traceback of an exception comes on stderr too, where E2B's clients do not expect it; so what looks like one is
+    held back until something else is said, or the end tells whether it was the exception's.
+    """
 
     def __init__(self) -> None:
         self._results = 0
         self._streamed: set[str] = set()
+        self._held = ""
 
     def event(self, event: ExecEvent, now: int) -> list[dict[str, Any]]:
         """Return the lines for one event."""
+        lines = self.silence(now)
         if event.type in ("stdout", "stderr"):
             self._streamed.add(event.type)
-            return [{"type": event.type, "text": event.text, "timestamp": event.at * 1_000_000 or now}]
-        if event.type == "result":
+            text = event.text
+            looks = _TRACEBACK.search(text) if event.type == "stderr" else None
+            if looks is not None:
+                text, self._held = text[: looks.start()], text[looks.start() :]
+            lines += _printed(event.type, text, event.at * 1_000_000 or now)
+        elif event.type == "result":
             self._results += 1
-            return [result_of(event.data)]
-        return []
+            lines.append(result_of(event.data))
+        return lines
+
+    def silence(self, now: int) -> list[dict[str, Any]]:
+        """Return the lines that were held back."""
+        text, self._held = self._held, ""
+        return _printed("stderr", text, now)
 
     def end(self, result: ExecResult, now: int) -> list[dict[str, Any]]:
         """Return the lines that were not streamed, the notes, the error and the end."""
         lines: list[dict[str, Any]] = []
-        for stream, text in (("stdout", result.stdout), ("stderr", _printed(result))):
-            if text and stream not in self._streamed:
-                lines.append({"type": stream, "text": text, "timestamp": now})
+        if "stdout" not in self._streamed:
+            lines += _printed("stdout", result.stdout, now)
+        stderr = self._held if "stderr" in self._streamed else result.stderr
+        lines += _printed("stderr", _without_traceback(stderr, result.error_detail), now)
         lines += [result_of(bundle) for bundle in result.results[self._results :]]
-        lines += [{"type": "stderr", "text": f"{note}\n", "timestamp": now} for note in _notes(result)]
+        lines += [line for note in _notes(result) for line in _printed("stderr", f"{note}\n", now)]
         if result.error is not None:
             lines.append({"type": "error", **_error(result)})
         lines.append({"type": "number_of_executions", "execution_count": result.execution_count})
@@ -118,9 +139,14 @@ class _Telling:
         return lines
 
 
-def _printed(result: ExecResult) -> str:
-    """Return what was printed on stderr; in the answer of a failed Python exec the traceback stands there as well."""
-    return "" if result.error_detail is not None else result.stderr
+def _printed(stream: str, text: str, at: int) -> list[dict[str, Any]]:
+    return [{"type": stream, "text": text, "timestamp": at}] if text else []
+
+
+def _without_traceback(text: str, detail: ExecError | None) -> str:
+    traceback = "" if detail is None else "\n".join(detail.traceback).strip()
+    stripped = text.rstrip()
+    return stripped[: -len(traceback)] if traceback and stripped.endswith(traceback) else text
 
 
 def _notes(result: ExecResult) -> list[str]:

@@ -102,9 +102,7 @@ class ScriptedSessions:
             for said in self.script.get(request.code, [done()]):
                 if said is WAIT:
                     await stop.wait()
-                    yield done(status="cancelled", error="The exec was interrupted.")
-                    break
-                yield said
+                yield done(status="cancelled", error="The exec was interrupted.") if said is WAIT else said
             ended = True
         finally:
             if not ended:

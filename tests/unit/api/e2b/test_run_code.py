@@ -62,7 +62,12 @@ async def test_the_async_client_runs_code_too(place: Any) -> None:
 def test_an_exception_arrives_with_its_traceback(place: Any, sandbox: Any) -> None:
     detail = ExecError(name="ZeroDivisionError", value="division by zero", traceback=("Traceback", "  1/0", "Zero"))
     place.sessions.script["1/0"] = [
-        done(status="error", error="ZeroDivisionError: division by zero", stderr="Traceback ...", error_detail=detail)
+        done(
+            status="error",
+            error="ZeroDivisionError: division by zero",
+            stderr="Traceback\n  1/0\nZero\n",
+            error_detail=detail,
+        )
     ]
     errors: list[Any] = []
     execution = sandbox.run_code("1/0", on_error=errors.append)
@@ -70,6 +75,29 @@ def test_an_exception_arrives_with_its_traceback(place: Any, sandbox: Any) -> No
     assert (execution.error.name, execution.error.value) == ("ZeroDivisionError", "division by zero")
     assert execution.error.traceback == "Traceback\n  1/0\nZero"
     assert execution.logs.stderr == []
+
+
+def test_the_traceback_that_is_streamed_is_told_as_the_error_alone(place: Any, sandbox: Any) -> None:
+    lines = ("Traceback (most recent call last):", '  File "Cell 1", line 1', "ZeroDivisionError: x")
+    detail = ExecError(name="ZeroDivisionError", value="x", traceback=lines)
+    place.sessions.script["code"] = [
+        ExecEvent(type="stderr", text="own words\n" + "\n".join(lines) + "\n"),
+        done(status="error", error="ZeroDivisionError: x", stderr="...", error_detail=detail),
+    ]
+    execution = sandbox.run_code("code")
+    assert execution.logs.stderr == ["own words\n"]
+    assert execution.error.traceback == "\n".join(lines)
+
+
+def test_a_traceback_that_the_code_prints_itself_stays_on_stderr(place: Any, sandbox: Any) -> None:
+    text = "Traceback (most recent call last):\n  caught\n"
+    place.sessions.script["code"] = [
+        ExecEvent(type="stderr", text=text),
+        ExecEvent(type="stdout", text="after\n"),
+        done(stderr=text, stdout="after\n"),
+    ]
+    execution = sandbox.run_code("code")
+    assert (execution.logs.stderr, execution.logs.stdout, execution.error) == ([text], ["after\n"], None)
 
 
 @pytest.mark.parametrize(
