@@ -38,6 +38,8 @@ class Plane:
     port: int = field(default_factory=free_port)
     key: str = field(default_factory=lambda: f"scraper_api_{secrets.token_hex(24)}")
     prefix: tuple[str, ...] = ()
+    profiles: str = "bare"
+    """The session profiles its runners install; most tests need none."""
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
@@ -51,6 +53,7 @@ class Plane:
             "CLAWPLANE_API_KEY": self.key,
             "CLAWPLANE_DATA": str(self.data),
             "XDG_STATE_HOME": str(self.data / "state"),
+            "CLAWPLANE_SESSION_PROFILES": self.profiles,
             "NO_COLOR": "1",
             "COLUMNS": "200",
         }
@@ -187,7 +190,7 @@ def make_package() -> Callable[..., bytes]:
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """One running clawplane for every test that does not break it."""
-    plane = Plane(tmp_path_factory.mktemp("plane"))
+    plane = Plane(tmp_path_factory.mktemp("plane"), profiles="bare,data")
     plane.up()
     yield plane
     plane.stop()

@@ -232,7 +232,7 @@ def test_a_hundred_sessions_at_once_all_answer(http: httpx.Client) -> None:
 
 
 def test_a_runner_that_dies_in_the_middle_of_an_exec_is_told_to_the_caller(make_plane: Callable[..., Any]) -> None:
-    plane = make_plane()
+    plane = make_plane(profiles="bare,data")
     plane.up()
     with plane.http() as http, ThreadPoolExecutor(1) as pool:
         tools = Tools(http)
