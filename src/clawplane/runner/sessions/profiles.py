@@ -26,7 +26,7 @@ from clawplane.builder.requirements import Requirement
 from clawplane.builder.tools import PythonRuntime
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import Unavailable
-from clawplane.domain.sessions import Profile
+from clawplane.domain.sessions import DEFAULT_PROFILE, Profile
 from clawplane.sandbox.launch import Sandbox, Zygote, ZygoteError
 
 _DATA: Final = ("matplotlib", "numpy", "pandas")
@@ -140,9 +140,10 @@ class Profiles:
         self._turn = asyncio.Lock()  # one installation at a time: the first is wanted soon, and they share their wheels
 
     def begin(self) -> None:
-        """Start making everything that is offered, the cheap one first."""
+        """Start making what a session without wishes needs; the rest is made when somebody asks for it."""
         for profile in self._states:
-            self._start(profile)
+            if profile == DEFAULT_PROFILE or not PACKAGES[profile]:
+                self._start(profile)
 
     def at_hand(self, profile: Profile) -> Foundation | None:
         """Return the foundation of a profile if it is there."""
