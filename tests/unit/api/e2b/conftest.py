@@ -1,103 +1,23 @@
-"""A server that speaks E2B on a real port, over sessions that follow a script, and the published clients for it."""
+"""Make the modules beside this file importable, and give every test the one server with nothing in it."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
-from e2b_code_interpreter import E2B
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:
     sys.path.insert(0, HERE)
 
-from scripted import ScriptedSessions  # noqa: E402
-
-from clawplane.api.calls import HttpLimits  # noqa: E402
-from clawplane.api.e2b.routes import routes  # noqa: E402
-from clawplane.api.e2b.sessions import House  # noqa: E402
-from clawplane.api.edge import Edge  # noqa: E402
-from clawplane.api.heads import BoundedHead  # noqa: E402
-from clawplane.api.metrics import Metrics  # noqa: E402
-from clawplane.domain.access import Scope  # noqa: E402
-from clawplane.domain.clock import SystemClock  # noqa: E402
-from clawplane.flows.access import Access  # noqa: E402
-from clawplane.flows.sandbox_tokens import SandboxTokens  # noqa: E402
-from clawplane.store import open_store  # noqa: E402
-
-KEY = "scraper_api_" + "a" * 48
-OTHER_KEY = "scraper_api_" + "b" * 48
-READER_KEY = "scraper_api_" + "c" * 48
-
-
-class Place:
-    """The server and its script; `client(key)` makes a client for it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.sessions = ScriptedSessions()
-        self.url = ""
-        self._directory = directory
-        self._ready = threading.Event()
-        self._server: uvicorn.Server | None = None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    def start(self) -> None:
-        """Serve until `stop`."""
-        self._thread.start()
-        assert self._ready.wait(20)
-
-    def stop(self) -> None:
-        """End the server."""
-        assert self._server is not None
-        self._server.should_exit = True
-        self._server.force_exit = True  # clients keep their connections open
-        self._thread.join(20)
-
-    def client(self, key: str = KEY) -> E2B:
-        """Return a client that is bound to this server."""
-        return E2B(api_key=key, api_url=self.url, sandbox_url=self.url)
-
-    async def _serve(self) -> None:
-        clock = SystemClock()
-        store = await open_store(self._directory, clock=clock)
-        try:
-            access = Access(store.keys, clock)
-            await access.admit(KEY, name="test", scopes={Scope.SESSIONS}, owner="one")
-            await access.admit(OTHER_KEY, name="other", scopes={Scope.SESSIONS}, owner="two")
-            await access.admit(READER_KEY, name="reader", scopes={Scope.READ}, owner="one")
-            tokens = SandboxTokens(store.keys, clock)
-            await tokens.prepare()
-            house = House(sessions=self.sessions, access=access, tokens=tokens, clock=clock)
-            app = Starlette(routes=routes(house), middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())])
-            config = uvicorn.Config(
-                app, port=0, http=BoundedHead, lifespan="off", access_log=False, log_config=None, ws="none"
-            )
-            config.timeout_graceful_shutdown = 1
-            self._server = uvicorn.Server(config)
-            self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-            serving = asyncio.create_task(self._server.serve())
-            while not self._server.started:
-                await asyncio.sleep(0.01)
-            port = self._server.servers[0].sockets[0].getsockname()[1]
-            self.url = f"http://127.0.0.1:{port}"
-            self._ready.set()
-            await serving
-        finally:
-            await store.close()
+from e2b_place import Place  # noqa: E402 - found through the line above
 
 
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Yield one server for all."""
-    assert "E2B_API_URL" not in os.environ
     found = Place(tmp_path_factory.mktemp("e2b"))
     found.start()
     yield found

@@ -14,7 +14,7 @@ from e2b import (
     SandboxException,
     TimeoutException,
 )
-from scripted import WAIT, done
+from scripted_sandboxes import WAIT, done
 
 from clawplane.domain.sessions import ExecEvent
 

@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from conftest import OTHER_KEY, READER_KEY
 from e2b import (
     AuthenticationException,
     NotFoundException,
@@ -14,6 +13,7 @@ from e2b import (
     SandboxQuery,
     SandboxState,
 )
+from e2b_place import OTHER_KEY, READER_KEY
 
 from clawplane.domain.sessions import EgressRules
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from e2b import NotFoundException, SandboxException, TimeoutException
-from scripted import WAIT, done
+from scripted_sandboxes import WAIT, done
 
 from clawplane.domain.sessions import ExecError, ExecEvent, Truncated
 
