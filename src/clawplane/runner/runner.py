@@ -17,6 +17,7 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StaleLease, Unavailable
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import JobKind, Offer
+from clawplane.domain.runner_asks import REFUSED
 from clawplane.link.asking import RUNNER_ITSELF, Asking
 from clawplane.link.connection import Link, Waits
 from clawplane.link.frames import Cancel, Confirmed, Drop, Ended, Offered, ServerFrame, Stored, Welcome
@@ -160,7 +161,7 @@ class Runner:
             return
         attempt = self._attempts.get((asking.job, asking.fence))
         if attempt is None or (asking.job, asking.fence) not in self._tasks:
-            raise StaleLease("The session has ended.", hint="Ask again: it wakes if it can.")
+            raise StaleLease("The session has ended.", hint="Ask again: it wakes if it can.", details=(REFUSED,))
         attempt.asked(asking)
 
     @staticmethod

@@ -22,7 +22,7 @@ import msgspec
 
 from clawplane.domain.asks import METHODS, Branch, Interrupt, Nothing, Reset, Rollback, Sleep
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, Unavailable
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, StaleLease, Unavailable
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
 from clawplane.link.asking import Asking
@@ -107,7 +107,7 @@ class Live:
 
     def asked(self, asking: Asking) -> None:
         """Take a question; raises a ClawplaneError to refuse it."""
-        if self._end is not None or self._leaving:
+        if self._end is not None:
             raise _ending()
         method = asking.method
         if method == "interrupt":
@@ -189,7 +189,6 @@ class Live:
         try:
             while self._end is None:
                 if self._leaving:
-                    self._turns.refuse(_ending())
                     await self._save("its runner leaves")
                 elif (asking := await self._turns.next(self._next_step())) is not None:
                     await self._serve(asking)
@@ -381,4 +380,5 @@ class Live:
 
 
 def _ending() -> ClawplaneError:
-    return Unavailable("The session is being ended.", hint="Ask again: it wakes if it can.", details=(REFUSED,))
+    """Return the error of what was not begun, because this life of the session is over; it may be asked again."""
+    return StaleLease("This life of the session has ended.", hint="Ask again: it wakes if it can.", details=(REFUSED,))

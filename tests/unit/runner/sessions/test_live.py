@@ -166,7 +166,7 @@ async def test_the_runner_leaving_saves_what_can_be_saved(house, begin):
     await running.until(lambda: running.events)
     stay.job.leave()
     assert (await running.answer()).status == "ok"
-    with pytest.raises(Exception, match="being ended") as refused:
+    with pytest.raises(Exception, match="has ended") as refused:
         await waiting.answer()
     assert refused.value.failed.details == ("refused",)
     assert (await stay.end()).reason == "saved"
