@@ -189,7 +189,12 @@ def make_directories(root: int, parts: Parts) -> int:
 
 
 def give_to_owner(root: int, descriptor: int) -> None:
-    """Give what a descriptor holds to the owner of the workspace, as whom its guest works."""
+    """Give what a descriptor holds to the owner of the workspace, as whom its guest works.
+
+    Only root makes files for others; an ordinary user's guests are that user.
+    """
+    if os.geteuid() != 0:
+        return
     owner, found = os.fstat(root), os.fstat(descriptor)
     if (owner.st_uid, owner.st_gid) != (found.st_uid, found.st_gid):
         os.chown(f"/proc/self/fd/{descriptor}", owner.st_uid, owner.st_gid)
