@@ -1,4 +1,7 @@
-"""Start the real interpreter in a process of its own, with pipes and a socket pair, as a runner would."""
+"""Start the real interpreter in a process of its own, with pipes and a socket pair, as a runner would.
+
+REPL_PYTHON in the environment names another Python to run it with.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ import pytest
 from clawplane.sandbox import repl_wire as wire
 
 PATIENCE = 30.0
+_PYTHON = os.environ.get("REPL_PYTHON", sys.executable)
+_SOURCE = Path(wire.__file__).parents[2]
 _START = "import sys; from clawplane.sandbox.inside.repl.main import main; main(int(sys.argv[1]))"
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 NONCE = "n0nce"
@@ -182,17 +187,17 @@ class Repl:
 class Process(Repl):
     """An interpreter that is a child of the test."""
 
-    def __init__(self, directory: Path, python: str = sys.executable) -> None:
+    def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair()
         outputs, errors = os.pipe(), os.pipe()
         self.process = subprocess.Popen(
-            [python, "-s", "-c", _START, str(theirs.fileno())],
+            [_PYTHON, "-s", "-c", _START, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=outputs[1],
             stderr=errors[1],
             pass_fds=[theirs.fileno()],
             cwd=directory,
-            env={**_ENVIRONMENT, "HOME": str(directory), "TMPDIR": str(directory)},
+            env={**_ENVIRONMENT, "PYTHONPATH": str(_SOURCE), "HOME": str(directory), "TMPDIR": str(directory)},
         )
         for file in (outputs[1], errors[1]):
             os.close(file)
@@ -227,6 +232,18 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Process]]:
 def repl(start: Callable[[], Process]) -> Process:
     """Return a fresh interpreter."""
     return start()
+
+
+@pytest.fixture
+def needs(repl: Process) -> Callable[[str], Process]:
+    """Return a function that skips the test unless the interpreter can import a package."""
+
+    def check(name: str) -> Process:
+        if repl.run(f"import {name}").done.status != "ok":
+            pytest.skip(f"the interpreter has no {name}")
+        return repl
+
+    return check
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,9 +116,9 @@ def test_more_displays_than_are_sent_are_counted(repl: Any) -> None:
 
 
 @pytest.fixture
-def plots(repl: Any) -> Any:
+def plots(needs: Callable[[str], Any]) -> Any:
     """Return an interpreter with pyplot, in an environment that has it."""
-    pytest.importorskip("matplotlib")
+    repl = needs("matplotlib")
     repl.run("import matplotlib.pyplot as plt")
     return repl
 
@@ -160,20 +161,17 @@ def test_a_figure_that_cannot_be_drawn_is_named(plots: Any) -> None:
 
 
 def test_a_huge_figure_is_left_out_with_a_note(plots: Any) -> None:
-    pytest.importorskip("numpy")
     ran = plots.run("import numpy as np\nplt.figure(figsize=(25, 25)); plt.imshow(np.random.rand(2000, 2000, 3));")
     assert "left out" in ran.shown[0].data["text/plain"]
 
 
-def test_a_data_frame_has_text_and_html(repl: Any) -> None:
-    pytest.importorskip("pandas")
-    ran = repl.run("import pandas as pd\npd.DataFrame({'a': [1, 2]})")
+def test_a_data_frame_has_text_and_html(needs: Callable[[str], Any]) -> None:
+    ran = needs("pandas").run("import pandas as pd\npd.DataFrame({'a': [1, 2]})")
     assert "a\n0  1\n1  2" in ran.text
     assert "<table" in ran.shown[0].data["text/html"]
 
 
-def test_a_huge_data_frame_is_shown_short(repl: Any) -> None:
-    pytest.importorskip("pandas")
-    ran = repl.run("import pandas as pd\npd.DataFrame({'a': range(1_000_000)})")
+def test_a_huge_data_frame_is_shown_short(needs: Callable[[str], Any]) -> None:
+    ran = needs("pandas").run("import pandas as pd\npd.DataFrame({'a': range(1_000_000)})")
     assert "1000000 rows" in ran.text
     assert len(ran.shown[0].data["text/html"]) < 20_000

@@ -53,11 +53,8 @@ KEPT = {
     "lambdas": ("f = lambda x: x * 2", "f(4)", "8"),
     "closures": ("def make(n):\n    def inner(): return n\n    return inner\ng = make(5)\ndel make", "g()", "5"),
     "recursion in a closure": (
-    "closures": (
-        "def make(n):\n    def inner(): return n\n    return inner\ng = make(5)\ndel make",
-        "g()",
-        "5",
-    ),
+        "def make():\n    def fact(n): return 1 if n < 2 else n * fact(n - 1)\n    return fact\n"
+        "fact = make()\ndel make",
         "fact(5)",
         "120",
     ),
@@ -107,10 +104,20 @@ def test_sources_and_the_count_of_cells_come_back(start: Callable[[], Any], tmp_
     assert 'File "Cell 1", line 2, in f\n    return 1 / 0' in ran.traceback
 
 
-def test_arrays_and_frames_come_back(start: Callable[[], Any], tmp_path: Path) -> None:
-    pytest.importorskip("pandas")
+def test_arrays_and_frames_come_back(needs: Callable[[str], Any], start: Callable[[], Any], tmp_path: Path) -> None:
+    needs("pandas")
     second = _carried(start, tmp_path, "import numpy as np, pandas as pd\na = np.arange(5)\nd = pd.DataFrame({'a': a})")
     assert second.value("int(a.sum()), int(d['a'].max()), np is not None") == "(10, 4, True)"
+
+
+def test_the_working_directory_and_the_search_path_come_back(start: Callable[[], Any], tmp_path: Path) -> None:
+    second = _carried(
+        start,
+        tmp_path,
+        "import os, sys\nos.mkdir('lib'); open('lib/mine.py', 'w').write('a = 5'); os.mkdir('here'); os.chdir('here')",
+        "sys.path.append(os.path.abspath('../lib'))\nimport mine",
+    )
+    assert second.value("mine.a, os.path.basename(os.getcwd())") == "(5, 'here')"
 
 
 def test_contexts_come_back(start: Callable[[], Any], tmp_path: Path) -> None:

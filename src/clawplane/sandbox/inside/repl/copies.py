@@ -25,6 +25,7 @@ _monotonic, _sleep = time.monotonic, time.sleep
 _current_frames = sys._current_frames
 _get_state, _set_state = random.getstate, random.setstate
 _sys = sys
+_MOST_NUMBERS: Final = 4096
 _JOIN_SECONDS: Final = 0.05
 _ACCESS: Final = os.O_ACCMODE | os.O_APPEND
 _SERVERS: Final = (
@@ -115,8 +116,7 @@ def _let_go(kept: int) -> dict[int, int]:
     """Replace pipes and sockets but `kept`; returns the positions of regular files."""
     positions = {}
     null = _open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for entry in _listdir("/proc/self/fd"):
-        number = int(entry)
+    for number in _open_numbers():
         try:
             mode = _fstat(number).st_mode
         except OSError:
@@ -127,6 +127,13 @@ def _let_go(kept: int) -> dict[int, int]:
             _dup2(null, number, inheritable=os.get_inheritable(number))
     _close(null)
     return positions
+
+
+def _open_numbers() -> list[int]:
+    try:
+        return [int(entry) for entry in _listdir("/proc/self/fd")]
+    except OSError:
+        return list(range(_MOST_NUMBERS))  # a process that may not be dumped does not see its own
 
 
 def _reopen(number: int, position: int) -> None:

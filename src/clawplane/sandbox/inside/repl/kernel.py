@@ -78,6 +78,8 @@ class Kernel:
         """Save the variables of all contexts."""
         session = {
             "count": self.count,
+            "directory": os.getcwd(),
+            "path": [each for each in sys.path if type(each) is str],
             "sources": self.tracebacks.sources(),
             "futures": {name: context.futures for name, context in self.contexts.items()},
         }
@@ -92,7 +94,7 @@ class Kernel:
         """Restore what `save` wrote, on top of what there is."""
         told: list[tuple[Report, dict[str, Any]]] = []
         self.order.prepare(self.contexts[MAIN].module)
-        problem = self._guarded(lambda: told.append(snapshot.restore(self._module_of, descriptor)))
+        problem = self._guarded(lambda: told.append(snapshot.restore(self._module_of, descriptor, _go_back)))
         self.order.restore()
         if problem is not None:
             return Report([], [("", bundles.brief(problem))])
@@ -170,6 +172,8 @@ class Kernel:
             "error": error,
             "exit_code": code,
             "count": self.count,
+            "directory": os.getcwd(),
+            "path": [each for each in sys.path if type(each) is str],
             "threads": len(_current_frames()) - 1,
             "notes": notes,
             "broken": broken,
@@ -186,6 +190,15 @@ class Kernel:
             print("\n".join(self.tracebacks.describe(problem)["traceback"]), file=sys.__stderr__)
         self.streams.flush()
         _exit((status or 0) & 0xFF)
+
+
+def _go_back(session: dict[str, Any]) -> None:
+    """Let modules be found where they were when the session was saved."""
+    try:
+        os.chdir(session["directory"])
+    except OSError:
+        pass  # the directory is gone, as it would be for a live session
+    sys.path.extend(each for each in session["path"] if each not in sys.path)
 
 
 async def _drive(cell: Cell, names: dict[str, Any]) -> object:

@@ -81,10 +81,12 @@ def save(contexts: dict[str, MainModule], descriptor: int, bounds: Bounds, sessi
     return report
 
 
-def restore(module_of: Callable[[str], MainModule], descriptor: int) -> tuple[Report, dict[str, Any]]:
+def restore(
+    module_of: Callable[[str], MainModule], descriptor: int, prepare: Callable[[dict[str, Any]], None]
+) -> tuple[Report, dict[str, Any]]:
     """Fill contexts from a file that `save` wrote; `module_of` returns the namespace of a context.
 
-    Returns the `session` given to save, {} when the file is not ours.
+    Calls `prepare` with the `session` given to save, and returns that, {} when the file is not ours.
     """
     report = Report([], [])
     _lseek(descriptor, 0, os.SEEK_SET)
@@ -92,6 +94,8 @@ def restore(module_of: Callable[[str], MainModule], descriptor: int) -> tuple[Re
     if not records or records[0][0].get("magic") != _MAGIC:
         report.lost.append(("", "what was saved was written by another version of Python"))
         return report, {}
+    session = json.loads(records[0][1])
+    prepare(session)
     waiting = records[1:]
     reasons: dict[int, str] = {}
     with rebuild.importable():
@@ -109,7 +113,7 @@ def restore(module_of: Callable[[str], MainModule], descriptor: int) -> tuple[Re
                 break
             waiting = failed
     report.lost.extend((_shown(header), reasons[id(header)]) for header, _payload in waiting)
-    return report, json.loads(records[0][1])
+    return report, session
 
 
 def _shown(header: dict[str, Any]) -> str:

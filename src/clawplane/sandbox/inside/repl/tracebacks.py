@@ -39,13 +39,16 @@ def _private(name: str) -> Any:
     return module
 
 
+_TRACEBACK: Final = _private("traceback")
+_LINECACHE: Final = _private("linecache")
+_TRACEBACK.linecache = _LINECACHE
+
+
 class Tracebacks:
     """Formats exceptions; knows the sources of all cells."""
 
     def __init__(self) -> None:
-        self._traceback = _private("traceback")
-        self._lines = _private("linecache")
-        self._traceback.linecache = self._lines
+        self._traceback, self._lines = _TRACEBACK, _LINECACHE
         self._sizes: dict[str, int] = {}
         self._size = 0
 
