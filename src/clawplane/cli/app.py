@@ -31,6 +31,9 @@ COMMANDS = {
     "workers": ("workers", "app"),
     "runs": ("runs", "app"),
     "keys": ("keys", "app"),
+    "exec": ("exec", "app"),
+    "session": ("sessions", "app"),
+    "repl": ("repl", "repl"),
     "mcp": ("mcp", "mcp"),
     "selftest": ("selftest", "selftest"),
 }

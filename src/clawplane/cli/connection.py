@@ -10,6 +10,7 @@ from typing import NamedTuple
 from clawplane.client.http import Http
 from clawplane.client.keys import KeysClient
 from clawplane.client.runs import RunsClient
+from clawplane.client.sessions import SessionsClient
 from clawplane.client.workers import WorkersClient
 from clawplane.domain.errors import Unavailable
 from clawplane.settings import DEFAULT_PORT, checked_url, read_connection
@@ -23,6 +24,7 @@ class Api:
         self.workers = WorkersClient(http)
         self.runs = RunsClient(http)
         self.keys = KeysClient(http)
+        self.sessions = SessionsClient(http)
 
 
 class Address(NamedTuple):

@@ -108,8 +108,9 @@ class Http:
         content: AsyncIterator[bytes] | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        plain: bool = False,
     ) -> Any:
-        """Return the `data` of the answer; raises the error of our tree that the answer stands for."""
+        """Return the `data` of the answer, or all of it where answers are `plain`; raises what a refusal stands for."""
         sent = dict(headers or {})
         try:
             if body is not None:
@@ -125,13 +126,22 @@ class Http:
             )
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise self._failed(error) from None
-        return self._unwrap(response)
+        return self._unwrap(response, plain=plain)
 
     async def ask(
-        self, method: str, path: str, shape: type[T], *, query: Mapping[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        shape: type[T],
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content: AsyncIterator[bytes] | None = None,
+        plain: bool = False,
     ) -> T:
-        """Return the `data` of the answer, members that `shape` does not know included, once it has that shape."""
-        return self.shaped(await self.request(method, path, query=query, body=body), shape)
+        """Return what `request` does, members that `shape` does not know included, once it has that shape."""
+        answer = await self.request(method, path, query=query, body=body, content=content, plain=plain)
+        return self.shaped(answer, shape)
 
     def shaped(self, value: Any, shape: type[T]) -> T:
         """Return `value` when it is of `shape`; raises InternalError."""
@@ -143,16 +153,26 @@ class Http:
         return answer
 
     async def stream(
-        self, path: str, *, query: Mapping[str, Any] | None = None, timeout: float | None = _ANSWER_SECONDS
+        self,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        timeout: float | None = _ANSWER_SECONDS,
+        body: Any = None,
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the body of a GET as it comes; `timeout` bounds the silence between two chunks, None waits for ever."""
+        """Yield the body of the answer to a GET, or with a body of our own to a POST, as it comes.
+
+        `timeout` bounds the silence between two chunks, None waits for ever.
+        """
+        headers = {"Accept": "*/*"} | ({} if body is None else {"Content-Type": "application/json"})
         try:
             async with self._client.stream(
-                "GET",
+                "GET" if body is None else "POST",
                 path,
                 params=_given(query),
                 timeout=httpx.Timeout(timeout, connect=_CONNECT_SECONDS),
-                headers={"Accept": "*/*"},
+                headers=headers,
+                content=None if body is None else msgspec.json.encode(body),
             ) as response:
                 if response.status_code != 200:
                     await response.aread()
@@ -164,12 +184,18 @@ class Http:
             raise self._failed(error) from None
 
     async def lines(
-        self, path: str, shape: type[T], *, query: Mapping[str, Any] | None = None, silence: float | None = SILENCE
+        self,
+        path: str,
+        shape: type[T],
+        *,
+        query: Mapping[str, Any] | None = None,
+        silence: float | None = SILENCE,
+        body: Any = None,
     ) -> AsyncGenerator[T, None]:
         """Yield the objects of an NDJSON stream for as long as the server sends them."""
         parts: list[bytes] = []
         held = 0
-        async with aclosing(self.stream(path, query=query, timeout=silence)) as chunks:
+        async with aclosing(self.stream(path, query=query, timeout=silence, body=body)) as chunks:
             async for chunk in chunks:
                 *complete, rest = chunk.split(b"\n")
                 for piece in complete:
@@ -214,7 +240,7 @@ class Http:
         except (ValueError, RecursionError):
             raise self._foreign("a line that is no JSON") from None
 
-    def _unwrap(self, response: httpx.Response) -> Any:
+    def _unwrap(self, response: httpx.Response, *, plain: bool = False) -> Any:
         status = response.status_code
         try:
             answer = msgspec.json.decode(response.content) if response.content else None
@@ -225,14 +251,25 @@ class Http:
                 media = response.headers.get("content-type", "") or "no content"
                 raise self._foreign(f"HTTP {status} with {media[:80]}")
             answer = {}
+        if status < 300 and plain:
+            return answer
         if status < 300 and answer.get("code", 0) == 0:
             return answer.get("data")
+        if isinstance(answer.get("code"), str):
+            raise plain_refusal(answer, status)
         raise _refusal(answer, status, coreclaw=response.request.url.path.startswith("/api/"))
 
 
 def _given(query: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the parameters that are set; None, not an empty object, keeps the query that a path brings along."""
     return {name: value for name, value in (query or {}).items() if value is not None} or None
+
+
+def plain_refusal(answer: Mapping[str, Any], status: int = 200) -> ClawplaneError:
+    """Return the error that an answer without an envelope stands for: `error` is its sentence, `code` its kind."""
+    kind = _BY_NAME.get(str(answer.get("code"))) or _BY_STATUS.get(status) or errors.InvalidArgument
+    sentence = str(answer.get("error") or f"The control plane answered HTTP {status}.")
+    return kind(sentence, hint=str(answer["hint"]) if answer.get("hint") else None)
 
 
 def _refusal(answer: dict[str, Any], status: int, *, coreclaw: bool) -> ClawplaneError:

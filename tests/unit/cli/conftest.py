@@ -27,6 +27,7 @@ class Server:
     url: str
     answers: dict[str, Any] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
 
@@ -35,7 +36,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def _answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
             operation = f"{self.command} {self.path.partition('?')[0]}"
             server.seen.append(f"{self.command} {self.path}")
             server.keys.append(self.headers.get("Authorization"))

@@ -1,0 +1,131 @@
+"""`clawplane exec`: run a piece of code in a code session."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from clawplane.cli.connection import connect
+from clawplane.cli.ending import run
+from clawplane.cli.exec_printer import ExecPrinter, save_directory
+from clawplane.cli.output import FAILED, say, show_json
+from clawplane.client.sessions import Answer
+from clawplane.domain.errors import InternalError, InvalidArgument
+
+app = App(name="exec", help="Run Python, a shell command or JavaScript in an isolated session.")
+
+Code = Annotated[str | None, Parameter(allow_leading_hyphen=True, help="The code; `-` reads standard input.")]
+File = Annotated[
+    Path | None, Parameter(name="--file", allow_leading_hyphen=True, help="A file that holds the code; `-` as above.")
+]
+SessionId = Annotated[
+    str | None, Parameter(name="--session", help="The session to go on in; default: a new one, which is named.")
+]
+Timeout = Annotated[float | None, Parameter(name="--timeout", help="Seconds, at most 120; default: 30.")]
+Save = Annotated[Path | None, Parameter(name="--save", help="Keep images among the results in this directory.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Write the whole answer as JSON when it is over.")]
+
+
+@app.command
+def python(
+    code: Code = None,
+    *,
+    file: File = None,
+    session: SessionId = None,
+    timeout: Timeout = None,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Run Python; variables stay for the next exec of the same session.
+
+    Output appears as it comes, then the value of the last expression. Exit code 0 when the code ended well, 1 when not.
+
+    Example: `clawplane exec python 'import pandas; pandas.__version__'`
+    """
+    _execute("python", code, file, session, timeout, save, json)
+
+
+@app.command
+def shell(
+    code: Code = None,
+    *,
+    file: File = None,
+    session: SessionId = None,
+    timeout: Timeout = None,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Run a command in bash, in the workspace of the session.
+
+    Example: `clawplane exec shell 'curl -sI https://example.org | head -1' --session 01J...`
+    """
+    _execute("shell", code, file, session, timeout, save, json)
+
+
+@app.command
+def node(
+    code: Code = None,
+    *,
+    file: File = None,
+    session: SessionId = None,
+    timeout: Timeout = None,
+    save: Save = None,
+    json: Json = False,
+) -> None:
+    """Run JavaScript with Node.js.
+
+    Example: `clawplane exec node --file script.js`
+    """
+    _execute("node", code, file, session, timeout, save, json)
+
+
+def _execute(
+    tool: str,
+    code: str | None,
+    file: Path | None,
+    session: str | None,
+    timeout: float | None,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    text = _source(code, file)  # before the loop: a Ctrl-C has to end a read from the terminal
+    printer = ExecPrinter(save=save_directory(save), quiet=as_json)
+
+    async def work() -> Answer:
+        async with connect() as api:
+            events = api.sessions.execute(tool, text, session=session, timeout=timeout)
+            async with aclosing(events):
+                async for event in events:
+                    if event["type"] == "session" and session is None and not as_json:
+                        say(f"session {event.get('session_id')}")
+                    if event["type"] == "end":
+                        return event["result"]
+                    printer.show(event)
+        raise InternalError("The exec ended without a result.")
+
+    answer = run(work())
+    if as_json:
+        show_json(answer)
+    else:
+        printer.end(answer)
+    if answer["error"] is not None:
+        raise SystemExit(FAILED)
+
+
+def _source(code: str | None, file: Path | None) -> str:
+    if (code is None) == (file is None):
+        raise InvalidArgument("Give the code itself or --file, one of the two.", hint="`-` reads standard input.")
+    if "-" in (code, str(file)):
+        data = sys.stdin.buffer.read()
+    elif file is not None:
+        data = file.read_bytes()
+    else:
+        return str(code)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"The code is no UTF-8 at byte {error.start}.", hint="Save it as UTF-8.") from None
