@@ -10,19 +10,21 @@ import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from clawplane.sandbox import landlock, trials
-from clawplane.sandbox.cgroups import Cgroups
-from clawplane.sandbox.policy import MIB
+from clawplane.sandbox.cgroups import Cgroups, Group
+from clawplane.sandbox.policy import MIB, Limits
 
 _LITTLE_SPACE: Final = 5 * 1024 * MIB
 _NO_SPACE: Final = 512 * MIB
 _USEFUL_LANDLOCK: Final = 2
 _IDS_NEEDED: Final = 65_536
+_REMOVE_SECONDS: Final = 2.0
 _NEWER_KERNEL: Final = "Run Linux 5.15 or newer: sudo apt install linux-image-amd64 && sudo reboot."
 
 
@@ -221,7 +223,7 @@ def _landlock() -> Finding:
 def _cgroups(given: Cgroups | None) -> list[Finding]:
     cgroups = given or Cgroups.detect()
     try:
-        return [_controller(cgroups, name, what) for name, what in _CONTROLLERS]
+        return [*(_controller(cgroups, name, what) for name, what in _CONTROLLERS), _cgroup_moves(cgroups)]
     finally:
         if given is None:
             cgroups.close()
@@ -256,6 +258,36 @@ def _controller(cgroups: Cgroups, name: str, what: str) -> Finding:
         "Start the runner as root, or with delegated cgroups: systemd-run --user --scope -p Delegate=yes clawplane up; "
         "as a systemd unit, add Delegate=yes.",
     )
+
+
+def _cgroup_moves(cgroups: Cgroups) -> Finding:
+    """See what entering a cgroup costs: every guest and every program of a session does it once."""
+    title = "Quick moves between cgroups"
+    try:
+        group = cgroups.create(f"probe-{os.getpid()}", Limits(memory=None, processes=None))
+    except OSError as error:
+        return Finding("cgroup-moves", False, False, title, f"No cgroup can be made: {error}.", "See the lines above.")
+    try:
+        slow = trials.attempt(trials.join_quickly(group.procs_paths))
+    finally:
+        _remove(group)
+    if not slow:
+        return Finding("cgroup-moves", True, False, title)
+    return Finding(
+        "cgroup-moves",
+        False,
+        False,
+        title,
+        f"A start waits for the kernel to move it when none came shortly before ({slow}).",
+        "On Linux 6.0 or newer, run: sudo mount -o remount,favordynmods /sys/fs/cgroup (with a hybrid layout "
+        "/sys/fs/cgroup/unified); it holds until the next boot.",
+    )
+
+
+def _remove(group: Group) -> None:
+    deadline = time.monotonic() + _REMOVE_SECONDS
+    while not group.remove() and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel empties a group a moment after its last process ended
 
 
 def _interpreter(host: Host) -> Finding:

@@ -27,7 +27,7 @@ EXPECTED = {
     "openat2",
     "pidfd",
     "landlock",
-    *(f"cgroup-{name}" for name in ("memory", "pids", "cpu", "freezer")),
+    *(f"cgroup-{name}" for name in ("memory", "pids", "cpu", "freezer", "moves")),
     "interpreter",
     "dev-null",
     "node",
@@ -124,6 +124,13 @@ def test_a_trial_that_fails_says_why_and_one_that_dies_says_so() -> None:
 
     assert "not today" in trials.attempt(refuse)
     assert "status 7" in trials.attempt(lambda: os._exit(7))
+
+
+def test_slow_moves_between_cgroups_are_measured(tmp_path: Path) -> None:
+    procs = tmp_path / "cgroup.procs"
+    procs.touch()
+    assert trials.attempt(trials.join_quickly([str(procs)], pause=0, bar=10)) == ""
+    assert trials.attempt(trials.join_quickly([str(procs)], pause=0, bar=-1)).endswith(" ms")
 
 
 def test_missing_controllers_weaken_and_do_not_forbid(tmp_path: Path) -> None:
