@@ -118,7 +118,7 @@ class Execution:
         now = self._clock.now_ms()
         self._places.used(self.session, now)
         record = record_of(self.request, self.session.id, result, started_at=self.started_at, ended_at=now)
-        self._places.spawn(self._sessions.record(record, now=now))
+        self._places.write(self._sessions.record(record, now=now))
 
     def _lost(self, error: ClawplaneError) -> ClawplaneError:
         """Return what to say of an exec whose end was not heard, and remember that."""
@@ -132,7 +132,7 @@ class Execution:
                 details=(CUT,),
             )
         record = record_of_loss(self.request, self.session.id, error.message, started_at=self.started_at, ended_at=now)
-        self._places.spawn(self._sessions.record(record, now=now))
+        self._places.write(self._sessions.record(record, now=now))
         return error
 
     async def _without_caller(self) -> None:

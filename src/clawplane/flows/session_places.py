@@ -85,6 +85,7 @@ class SessionPlaces:
         self._live: dict[str, LiveState] = {}
         self._arrivals: dict[JobId, list[asyncio.Future[None]]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
         self.busy: Counter[str] = Counter()
         """Execs under way by session."""
 
@@ -166,6 +167,8 @@ class SessionPlaces:
 
     async def reach(self, session: Session) -> Place:
         """Return the way to a session; one that sleeps without a lease is woken. Raises Conflict, Unavailable."""
+        if session.state is SessionState.ENDED:
+            raise gone(session)
         place = self._place(session)
         if place is not None:
             return place
@@ -261,7 +264,7 @@ class SessionPlaces:
             )
             if not moved:
                 return
-        self.spawn(self._sessions.note(session, job, state, now=self._clock.now_ms()))
+        self.write(self._sessions.note(session, job, state, now=self._clock.now_ms()))
 
     def ended(self, session: str, job: JobId) -> None:
         """Forget it: the store knows better."""
@@ -290,22 +293,23 @@ class SessionPlaces:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside whoever caused it."""
-        task = asyncio.create_task(_logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        _start(work, self._tasks)
+
+    def write(self, work: Coroutine[Any, Any, None]) -> None:
+        """Store something that nobody waits for but readers (`settle`)."""
+        _start(work, self._writes)
 
     async def settle(self) -> None:
-        """Wait until what was spawned so far is done."""
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait until everything is stored that was to be stored so far."""
+        if self._writes:
+            await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def close(self) -> None:
-        """Abandon what was spawned after giving it a moment."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=1.0)
+        """Abandon what was spawned, and store what is to be stored."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.settle()
 
     def _remember(self, session: Session) -> None:
         if session.state is SessionState.ENDED:
@@ -330,6 +334,12 @@ def _moved(before: int | None, after: int | None) -> bool:
     if before is None or after is None:
         return before is not after
     return abs(after - before) > _MATERIAL_MS
+
+
+def _start(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(_logged(work))
+    among.add(task)
+    task.add_done_callback(among.discard)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
