@@ -32,6 +32,7 @@ from clawplane.runner.settings import RunnerSettings
 
 _BRANCH_SECONDS: Final = 60.0
 _SWEEP_SECONDS: Final = 600.0
+_DEPARTURE_SECONDS: Final = 15.0
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +111,7 @@ class House:
         """Give a session a sandbox; raises a ClawplaneError that says why there is none."""
         self._opening += 1
         try:
-            if spec.session in self._lives:
-                raise Conflict(f"The session {spec.session} lives here already.")
+            await self._departed(spec.session)
             if spec.resume:
                 live = await self._resume(spec, note)
             elif spec.branch_of is not None:
@@ -123,14 +123,31 @@ class House:
         self._lives[spec.session] = live
         return live
 
+    async def _departed(self, session: str) -> None:
+        """Wait until an earlier life of a session is cleared away: its end may overtake the next beginning."""
+        earlier = self._lives.get(session)
+        if earlier is None:
+            return
+        try:
+            async with asyncio.timeout(_DEPARTURE_SECONDS):
+                await earlier.gone.wait()
+        except TimeoutError:
+            raise Conflict(f"The session {session} lives here already.") from None
+
     async def left(self, live: Live) -> None:
         """Clear away what a session leaves behind when its life has ended."""
-        session = live.spec.session
-        self._lives.pop(session, None)
-        live.close()  # whoever never ran has to be ended, too
+        try:
+            await self._clear(live)
+        finally:
+            self._lives.pop(live.spec.session, None)
+            live.gone.set()
+
+    async def _clear(self, live: Live) -> None:
+        session, never_ran = live.spec.session, live.reason is None
+        live.kill()  # does nothing to what has ended
         await live.stop_processes()
         await live.residence.leave(live)
-        if live.reason in ("closed", "expired"):
+        if live.reason in ("closed", "expired") or (never_ran and not live.spec.resume):
             await asyncio.to_thread(self._places.forget, session)
 
     def asked(self, asking: Asking) -> None:

@@ -80,6 +80,8 @@ class Live:
         self.python = python
         self.execs = execs
         self.exec_count = memory.exec_count
+        self.gone = asyncio.Event()
+        """Set when this life is cleared away."""
         self._saver = saver
         self._memory = memory
         self._note_to = note

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from clawplane.domain.asks import Reset
+
 
 async def test_a_shell_command_sees_the_files_of_the_interpreter(stay):
     await stay.python("open('/workspace/a.txt', 'w').write('hello')")
@@ -30,8 +32,6 @@ async def test_a_command_is_killed_as_a_whole_at_its_limit(stay):
 
 
 async def test_a_program_in_the_background_lives_on_until_the_reset(stay):
-    from clawplane.domain.asks import Reset
-
     result = await stay.shell("(while true; do echo tick; sleep 0.05; done) & echo started")
     assert "started\n" in result.stdout
     assert (await stay.shell("pgrep -c bash")).stdout == "1\n"
@@ -51,7 +51,7 @@ async def test_a_command_gets_variables_and_a_directory(stay):
 
 @pytest.mark.parametrize("directory", ["../..", "/etc", "absent"])
 async def test_a_directory_outside_or_absent_is_refused(stay, directory):
-    with pytest.raises(Exception, match="directory|absent"):
+    with pytest.raises(Exception, match=r"directory|absent"):
         await stay.shell("pwd", directory=directory)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import resource
+import textwrap
 import time
 
 import pytest
+
+from clawplane.domain.asks import Interrupt
 
 
 async def test_the_value_of_the_last_expression_is_a_result(stay):
@@ -53,8 +57,6 @@ async def test_code_that_ignores_the_interrupt_is_replaced_with_its_interpreter(
             except BaseException:
                 pass
     """
-    import textwrap
-
     began = time.monotonic()
     result = await stay.python(textwrap.dedent(code), timeout=0.5)
     assert time.monotonic() - began < 0.75
@@ -106,8 +108,6 @@ async def test_a_detached_exec_goes_on_when_its_caller_leaves(stay):
 
 
 async def test_an_interrupt_ends_what_runs(stay):
-    from clawplane.domain.asks import Interrupt
-
     running = stay.start("print('begun', flush=True)\nwhile True: pass")
     await running.until(lambda: any(event.type == "stdout" for event in running.events))
     await stay.ask("interrupt", Interrupt()).answer()
@@ -122,8 +122,6 @@ async def test_execs_are_answered_in_the_order_of_their_arrival(stay):
 
 
 async def test_an_exec_that_is_interrupted_before_its_turn_never_runs(stay):
-    from clawplane.domain.asks import Interrupt
-
     first = stay.start("import time; time.sleep(0.3)")
     second = stay.start("x = 1", id="later")
     await stay.ask("interrupt", Interrupt(exec_id="later")).answer()
@@ -177,8 +175,6 @@ async def test_contexts_have_variables_of_their_own(stay):
 
 
 async def test_output_of_a_hundred_megabytes_is_cut_in_bounded_memory(stay):
-    import resource
-
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = await stay.python("block = 'x' * 99 + '\\n'\nfor _ in range(1_000): print(block * 1000, end='')")
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -54,7 +54,7 @@ async def test_no_path_leads_out_of_the_workspace(stay, path):
 
 async def test_a_write_beyond_the_quota_is_refused(house, begin):
     stay = await begin(house, disk=1)
-    with pytest.raises(Exception, match="quota|room"):
+    with pytest.raises(Exception, match=r"quota|room"):
         await stay.ask("write", WriteFile(path="a")).feed(*[b"x" * 60_000] * 30).answer()
 
 

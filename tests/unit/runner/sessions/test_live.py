@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from clawplane.domain.asks import Branch, Nothing, Reset, Rollback, Sleep
+from clawplane.domain.asks import Branch, Nothing, Reset, Rollback, Sleep, StatFile
 from clawplane.domain.sessions import SessionState
 from clawplane.runner.jobs.job import CannotPrepare
 
@@ -34,8 +34,6 @@ async def test_a_session_can_be_put_to_sleep_at_once(stay):
 
 
 async def test_files_are_read_while_the_session_sleeps(stay):
-    from clawplane.domain.asks import StatFile
-
     await stay.python("open('a', 'w').write('1')")
     await stay.ask("sleep", Sleep()).answer()
     assert (await stay.ask("stat", StatFile(path="a")).answer()).size == 1
