@@ -5,6 +5,7 @@ Everything lives in a temporary directory and is gone afterwards, but for the CS
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -47,6 +48,7 @@ def main() -> int:
             "CLAWPLANE_URL": f"http://127.0.0.1:{port}",
             "CLAWPLANE_API_KEY": f"scraper_api_{secrets.token_hex(24)}",
             "CLAWPLANE_DATA": directory,
+            "CLAWPLANE_SESSION_PROFILES": "bare",
             "XDG_STATE_HOME": f"{directory}/state",
         }
         title(f"Starting clawplane on port {port} (embedded: SQLite and one directory)")
@@ -74,6 +76,20 @@ def main() -> int:
             command(environment, "runs", "results", "last", "--limit", "8")
             title("The same as a file")
             command(environment, "runs", "export", "last", "--format", "csv", "--output", str(csv))
+            title("A computer for an agent: three execs in one session")
+            session = subprocess.run(
+                [str(CLAWPLANE), "session", "create", "--profile", "bare", "--json"],
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            name = json.loads(session.stdout)["id"]
+            command(environment, "exec", "python", "answer = sum(range(10)); answer", "--session", name)
+            command(
+                environment, "exec", "shell", "echo it was computed on $(uname -s) > note; cat note", "--session", name
+            )
+            command(environment, "exec", "python", "print(answer, open('note').read())", "--session", name)
             title("Done")
             print(f"The CSV file is {csv}")
             print(f"The API was at http://127.0.0.1:{port}/api/v2 (its description: /openapi.json).")
