@@ -199,7 +199,7 @@ class Frames:
 def parse(body: bytes) -> FromGuest:
     """Return what a guest's frame says; raises MalformedFrame. Text comes out as valid Unicode."""
     try:
-        raw = json.loads(body, parse_constant=_refuse_constant)
+        raw = _DECODER.decode(body.decode("utf-8"))
         if not body.isascii() or b"\\ud" in body or b"\\uD" in body:
             raw = _clean(raw)
     except (ValueError, RecursionError) as problem:
@@ -327,3 +327,6 @@ def _refuse(name: str, wanted: str) -> NoReturn:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_refuse_constant)

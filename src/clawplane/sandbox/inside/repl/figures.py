@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from typing import Any, Final
 from clawplane.sandbox.inside.repl import bundles
 
 BACKEND: Final = "clawplane_inline"
+_NOT_SHOWN: Final = "FigureCanvas.* is non-interactive, and thus cannot be shown"
+re.compile(_NOT_SHOWN, re.IGNORECASE)  # a zygote's children find it in the cache of the module
 _sys = sys
 _BytesIO = io.BytesIO
 _Show = Callable[[str, dict[str, Any], dict[str, Any]], None]
@@ -40,7 +43,7 @@ class Figures:
         """Be matplotlib's backend unless the environment names another."""
         _sys.modules[BACKEND] = _Backend(self.show_open)
         os.environ.setdefault("MPLBACKEND", f"module://{BACKEND}")
-        warnings.filterwarnings("ignore", message="FigureCanvas.* is non-interactive, and thus cannot be shown")
+        warnings.filterwarnings("ignore", message=_NOT_SHOWN)
 
     def seen(self, value: object) -> None:
         """Do not show this figure once more at the end of the cell."""

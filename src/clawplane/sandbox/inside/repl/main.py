@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from clawplane.sandbox.inside.repl import copies, snapshot
@@ -28,7 +29,7 @@ def main(control: int) -> NoReturn:
     """
     status = 1
     try:
-        _forget_ourselves()
+        kept = _forget_ourselves()  # noqa: F841 - alive as long as this frame
         _become_a_repl()
         channel = Channel(control)
         server = Server(channel)
@@ -138,10 +139,13 @@ class Server:
         self._answer("forgotten", request)
 
 
-def _forget_ourselves() -> None:
-    """Take our modules out of reach of an import; a package of the same name may be the user's own."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == _OWN_PACKAGE]:
-        del sys.modules[name]
+def _forget_ourselves() -> list[ModuleType]:
+    """Take our modules out of reach of an import; a package of the same name may be the user's own.
+
+    They stay alive: taking them down would cost time, and memory that is shared with the zygote.
+    """
+    own = [name for name in sys.modules if name.startswith(_OWN_PACKAGE)]
+    return [sys.modules.pop(name) for name in own if name.partition(".")[0] == _OWN_PACKAGE]
 
 
 def _become_a_repl() -> None:
