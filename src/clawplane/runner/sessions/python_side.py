@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
-from clawplane.domain.errors import Conflict
+from clawplane.domain.errors import Conflict, Unavailable
 from clawplane.runner.sessions.execute_python import PythonEnd, execute_python
 from clawplane.runner.sessions.interpreter import Gone
 from clawplane.runner.sessions.residence import Interpreter, Residence
 from clawplane.runner.sessions.running import Running
 from clawplane.runner.sessions.undo import Copy, Undo, adopted, copied, resumed
+from clawplane.runner.sessions.variables import variables
 from clawplane.sandbox.repl_wire import MAIN, Kept
 
 _TALK_SECONDS = 10.0
@@ -49,7 +51,18 @@ class PythonSide:
             running.notes.append(
                 "The interpreter had ended between two calls and was replaced; its variables are lost."
             )
-        end = await execute_python(self._residence, await self.ready(), running)
+        interpreter = await self.ready()
+        end: PythonEnd | None = None
+        try:
+            async with variables(interpreter.talk, running.request.environment):
+                end = await execute_python(self._residence, interpreter, running)
+                if not end.survived:
+                    raise Gone
+        except (Gone, TimeoutError):
+            if end is None:
+                await self.drop()
+                raise Unavailable("The interpreter ended before the code began.", hint="Run it again.") from None
+            end = replace(end, survived=False)
         if not end.survived:
             await self.drop()
         return end

@@ -174,6 +174,16 @@ async def test_contexts_have_variables_of_their_own(stay):
     assert (await stay.python("'x' in globals()", context="other")).results[0]["text/plain"] == "False"
 
 
+async def test_variables_of_the_environment_are_there_for_one_exec_only(stay):
+    await stay.python("import os; os.environ['OLD'] = 'old'")
+    code = "os.environ['NEW'] + os.environ['OLD']"
+    result = await stay.python(code, environment={"NEW": 'it\'s "new"', "OLD": "1"})
+    assert result.results[0]["text/plain"] == "'it\\'s \"new\"1'"
+    after = await stay.python("('NEW' in os.environ, os.environ['OLD'], sorted(n for n in globals() if n[0] != '_'))")
+    assert after.results[0]["text/plain"].startswith("(False, 'old'")
+    assert "'old'" not in after.results[0]["text/plain"].split("[")[1]
+
+
 async def test_output_of_a_hundred_megabytes_is_cut_in_bounded_memory(stay):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     result = await stay.python("block = 'x' * 99 + '\\n'\nfor _ in range(1_000): print(block * 1000, end='')")
