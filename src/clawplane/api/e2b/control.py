@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +26,7 @@ T = TypeVar("T")
 
 _MOST_LISTED: Final = 100
 _MOST_FORKS: Final = 100
+_IDEMPOTENCY_KEY: Final = re.compile(r"[a-z0-9-]{1,255}")
 
 
 @dataclass(slots=True)
@@ -66,8 +69,14 @@ async def create(order: Order) -> Response:
     """Create a sandbox that ends at a fixed time, unless it was asked to pause then: sessions sleep by themselves."""
     body = await order.body(shapes.NewSandbox)
     ends_at = order.ends_at(body.timeout)
-    options = options_of(body)
-    session = await order.house.sessions.create(order.caller, options, ends_at=None if body.auto_pause else ends_at)
+    options = options_of(body, name=_name(order.request.headers.get("idempotency-key", "")))
+    sessions = order.house.sessions
+    session = await sessions.create(order.caller, options, placed=False, ends_at=None if body.auto_pause else ends_at)
+    try:
+        await sessions.state(order.caller, session.id)
+    except ClawplaneError:  # no runner took it: the client will try again, and must not find two at last
+        await sessions.delete(order.caller, session.id)
+        raise
     return order.opened(session, status=201)
 
 
@@ -175,6 +184,18 @@ async def _prolong(order: Order, session: Session, timeout: int | None) -> None:
     ends_at = order.ends_at(timeout)
     if session.expires_at is None or ends_at > session.expires_at:
         await order.house.sessions.set_end(order.caller, session.id, ends_at)
+
+
+def _name(idempotency_key: str) -> str:
+    """Return the session's name for a key of the client's, so that a repeated order finds what the first one made."""
+    if not idempotency_key:
+        return ""
+    if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        raise InvalidArgument(
+            "Idempotency-Key: it is no key.", hint="Use 1 to 255 lower-case letters, digits, hyphens."
+        )
+    short = idempotency_key if len(idempotency_key) <= 64 else hashlib.sha256(idempotency_key.encode()).hexdigest()
+    return f"e2b/{short}"
 
 
 def _chosen(request: Request, sessions: Sequence[Session]) -> list[Session]:

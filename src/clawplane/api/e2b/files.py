@@ -63,8 +63,13 @@ async def write_files(visit: Visit) -> Response:
 
 
 async def _chunks(stream: Stream) -> AsyncGenerator[bytes, None]:
-    async for chunk in stream.chunks():
-        yield chunk
+    chunks = stream.chunks()
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
 
 
 async def _write(visit: Visit, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:

@@ -25,7 +25,7 @@ _TEMPLATES: Final[dict[str, Profile]] = {
 }
 
 
-def options_of(order: NewSandbox) -> SessionOptions:
+def options_of(order: NewSandbox, *, name: str = "") -> SessionOptions:
     """Return a session's options; raises InvalidArgument or NotImplementedHere."""
     if order.mcp is not None:
         raise outside("the MCP gateway in a sandbox", "clawplane itself speaks MCP at /mcp.")
@@ -45,6 +45,7 @@ def options_of(order: NewSandbox) -> SessionOptions:
         egress=_egress(order),
         environment=check_environment(order.env_vars, "envs"),
         metadata=check_metadata(order.metadata),
+        name=name,
     )
 
 

@@ -68,7 +68,7 @@ class Sessions(Protocol):
     async def create(
         self, caller: Caller, options: SessionOptions, *, placed: bool = True, ends_at: int | None = None
     ) -> Session:
-        """Create a session; `ends_at` (ms) ends it at that time whatever happens in it."""
+        """Create a session, or return the caller's live one of that name; `ends_at` (ms) ends it whatever happens."""
         ...
 
     async def find(self, caller: Caller, session_id: str) -> Session:
@@ -81,6 +81,10 @@ class Sessions(Protocol):
 
     async def all(self, caller: Caller) -> list[Session]:
         """Return the caller's sessions that have not ended, newest first."""
+        ...
+
+    async def state(self, caller: Caller, session_id: str) -> LiveState:
+        """Ask the runner how a session stands; raises Unavailable when none takes it in time."""
         ...
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:

@@ -12,7 +12,7 @@ import msgspec
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.asks import Files, ListFiles, Reset, WriteFile
 from clawplane.domain.clock import SystemClock
-from clawplane.domain.errors import InvalidArgument, NotFound
+from clawplane.domain.errors import InvalidArgument, NotFound, Unavailable
 from clawplane.domain.ids import JobId
 from clawplane.domain.sessions import (
     ExecEvent,
@@ -44,6 +44,7 @@ class ScriptedSessions:
 
     def clear(self) -> None:
         """Forget everything."""
+        self.full = False
         self.script: dict[str, Sequence[ExecEvent | ExecResult]] = {}
         self.requests: list[ExecRequest] = []
         self.resets: list[Reset] = []
@@ -55,6 +56,9 @@ class ScriptedSessions:
     async def create(
         self, caller: Caller, options: SessionOptions, *, placed: bool = True, ends_at: int | None = None
     ) -> Session:
+        for found in await self.all(caller):
+            if options.name and found.options.name == options.name:
+                return found
         now = self._clock.now_ms()
         session = Session(
             id=f"01SESSION{next(self._numbers):04}",
@@ -86,6 +90,12 @@ class ScriptedSessions:
             for session in reversed(self.sessions.values())
             if session.owner == caller.owner and session.state is not SessionState.ENDED
         ]
+
+    async def state(self, caller: Caller, session_id: str) -> LiveState:
+        session = await self.find(caller, session_id)
+        if self.full:
+            raise Unavailable("No runner took the session in time.")
+        return LiveState(state=session.state)
 
     async def set_end(self, caller: Caller, session_id: str, ends_at: int | None) -> Session:
         return self._change(await self.find(caller, session_id), expires_at=ends_at)

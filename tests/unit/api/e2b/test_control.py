@@ -12,6 +12,7 @@ from e2b import (
     SandboxException,
     SandboxQuery,
     SandboxState,
+    ServiceBusyException,
 )
 from e2b_place import OTHER_KEY, READER_KEY
 
@@ -43,6 +44,18 @@ async def test_the_async_client_creates_lists_and_kills(client: Any) -> None:
     assert await sandbox.is_running()
     assert await sandbox.kill()
     assert not await sandbox.is_running()
+
+
+def test_a_repeated_order_with_the_same_key_makes_one_sandbox(place: Any, client: Any) -> None:
+    made = {client.Sandbox.create(idempotency_key=key).sandbox_id for key in ("a-1", "a-1", "b" * 255, "b" * 255)}
+    assert len(made) == len(place.sessions.sessions) == 2
+
+
+def test_a_sandbox_that_no_runner_takes_is_not_left_behind(place: Any, client: Any) -> None:
+    place.sessions.full = True
+    with pytest.raises(ServiceBusyException, match="No runner"):
+        client.Sandbox.create(retries=0)
+    assert client.Sandbox.list().next_items() == []
 
 
 def test_a_timeout_is_a_fixed_time_that_can_be_moved(client: Any) -> None:
