@@ -92,10 +92,6 @@ class Sessions(Protocol):
         """Return how many execs are kept, and one page of them, newest first; `offset` in rows."""
         ...
 
-    async def find_exec(self, session_id: str, exec_id: str) -> ExecRecord | None:
-        """Return one exec of the history."""
-        ...
-
     async def expired(self, *, now: int, limit: int = 100) -> list[Session]:
         """Return sessions that have not ended and whose time is over."""
         ...

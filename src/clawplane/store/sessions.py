@@ -284,11 +284,6 @@ class SqlSessions:
 
         return await self._database.read(view)
 
-    async def find_exec(self, session_id: str, exec_id: str) -> ExecRecord | None:
-        """Return one exec of the history."""
-        _, found = await self.execs(session_id, limit=KEPT, offset=0)
-        return next((one for one in found if one.id == exec_id), None)
-
     async def expired(self, *, now: int, limit: int = 100) -> list[Session]:
         """Return sessions that have not ended and whose time is over."""
 
