@@ -165,9 +165,10 @@ def tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
     plane = module.Plane(tmp_path_factory.mktemp("plane"))
     plane.up()
     try:
-        found_tenants = Tenants(plane)
-        with found_tenants.victim, found_tenants.attacker:
-            yield found_tenants
+        opened = Tenants(plane)
+        yield opened
+        opened.victim.close()
+        opened.attacker.close()
     finally:
         plane.stop()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +44,25 @@ def test_a_sandbox_lives_from_create_to_kill(client: E2B) -> None:
     assert sandbox.is_running() is False
     with pytest.raises(NotFoundException):
         sandbox.get_info()
+
+
+def test_three_variables_are_all_that_a_program_needs(plane: Any) -> None:
+    program = (
+        "from e2b_code_interpreter import Sandbox\n"
+        "with Sandbox.create('bare') as sandbox:\n"
+        "    sandbox.files.write('n.txt', '41')\n"
+        "    print(sandbox.run_code(\"int(open('n.txt').read()) + 1\").text)\n"
+    )
+    variables = {"E2B_API_URL": plane.url, "E2B_SANDBOX_URL": plane.url, "E2B_API_KEY": plane.key}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "42\n"
 
 
 def test_a_sandbox_ends_at_its_time_even_while_it_is_used(client: E2B) -> None:
