@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
@@ -53,7 +54,11 @@ class McpEndpoint:
         from clawplane.api.mcp.server import build_server  # noqa: PLC0415 - see the head of this file
         from clawplane.api.mcp.transport import Transport  # noqa: PLC0415
 
-        return Transport(build_server(self._sessions, self._version))
+        return Transport(build_server(self._sessions, self._version), origin=_origin_of(self._public_url))
+
+
+def _origin_of(url: str | None) -> str | None:
+    return None if url is None else "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
 
 def mcp_routes(flows: Flows) -> list[BaseRoute]:

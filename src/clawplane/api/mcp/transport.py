@@ -20,6 +20,7 @@ from mcp.shared.inbound import (
 )
 from mcp_types import (
     DEFAULT_NEGOTIATED_VERSION,
+    HEADER_MISMATCH,
     INVALID_REQUEST,
     PARSE_ERROR,
     PROTOCOL_VERSION_META_KEY,
@@ -75,8 +76,10 @@ class Rejected(Exception):
 class Transport:
     """Answer HTTP requests to the MCP endpoint with a server of the SDK."""
 
-    def __init__(self, server: Server[Any], *, silence: float = _SILENCE) -> None:
+    def __init__(self, server: Server[Any], *, origin: str | None = None, silence: float = _SILENCE) -> None:
+        """`origin` is the one beside this host whose web pages may come, as scheme://host:port."""
         self._server = server
+        self._origin = origin
         self._silence = silence
         self._running = Running()
 
@@ -89,7 +92,7 @@ class Transport:
             await rejected.response(scope, receive, send)
 
     async def _handle(self, request: Request, send: Send, visitor: Visitor) -> None:
-        _check_origin(request, visitor.base)
+        self._check_origin(request)
         session = request.headers.get(SESSION_HEADER, "")
         if session and _SESSION.fullmatch(session) is None:
             raise Rejected(400, failed(None, INVALID_REQUEST, "Mcp-Session-Id is not one of ours."))
@@ -104,6 +107,12 @@ class Transport:
             raise Rejected(202)
         asked = _asked(message, request)
         await self._answer(asked, request, send, visitor, session)
+
+    def _check_origin(self, request: Request) -> None:
+        """Refuse web pages of other origins; Host says nothing, it is what a rebound name makes of it."""
+        origin = request.headers.get("origin")
+        if origin is not None and origin != self._origin and _host_of(origin) not in _LOOPBACK:
+            raise Rejected(403, failed(None, INVALID_REQUEST, "Web pages of this origin may not use the MCP endpoint."))
 
     def _notified(self, message: Mapping[str, Any], visitor: Visitor, session: str) -> None:
         """Take a notification; the only one that changes anything takes a call back."""
@@ -137,7 +146,9 @@ class Transport:
         send: Send,
     ) -> None:
         """Send the answer as JSON when it is there before anything else, otherwise as the last of a stream."""
-        piece = await self._next(exchange, work)
+        if not _takes(request, "text/event-stream"):
+            await asyncio.wait([work])
+        piece = None if work.done() else await self._next(exchange, work)
         if piece is None:
             await _response(asked, work)(request.scope, request.receive, send)
             return
@@ -162,12 +173,18 @@ class Transport:
         return None if work in done else KEEPALIVE
 
 
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None
+
+
 async def _message(request: Request) -> dict[str, Any]:
     """Return the one JSON-RPC message of a body; raises Rejected."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Rejected(415, failed(None, INVALID_REQUEST, "Content-Type must be application/json."))
-    accept = request.headers.get("accept", "*/*")
-    if not any(kind in accept for kind in ("*/*", "application/*", "application/json")):
+    if not _takes(request, "application/json"):
         raise Rejected(406, failed(None, INVALID_REQUEST, "Accept must include application/json."))
     body = await request.body()
     try:
@@ -182,6 +199,11 @@ async def _message(request: Request) -> dict[str, Any]:
     if not isinstance(params, dict | None) or isinstance(request_id, bool) or not isinstance(request_id, (str, int)):
         raise Rejected(400, failed(None, INVALID_REQUEST, "id must be a string or integer, params an object."))
     return message
+
+
+def _takes(request: Request, media: str) -> bool:
+    accept = request.headers.get("accept", "*/*").lower()
+    return any(kind in accept for kind in ("*/*", media, f"{media.partition('/')[0]}/*"))
 
 
 def _asked(message: dict[str, Any], request: Request) -> Asked:
@@ -204,7 +226,7 @@ def _asked(message: dict[str, Any], request: Request) -> Asked:
         )
     duplicated = find_duplicated_routing_header(request.headers.items())
     if duplicated is not None:
-        raise Rejected(400, failed(request_id, INVALID_REQUEST, f"The header {duplicated} is there more than once."))
+        raise Rejected(400, failed(request_id, HEADER_MISMATCH, f"The header {duplicated} is there more than once."))
     route = classify_inbound_request(message, headers=dict(request.headers))
     if isinstance(route, InboundLadderRejection):
         status = ERROR_CODE_HTTP_STATUS.get(route.code, 400)
@@ -239,12 +261,3 @@ async def _cancel_when_left(request: Request, work: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
     work.cancel()
-
-
-def _check_origin(request: Request, base: str) -> None:
-    """Refuse pages of other origins: a browser that was led here by a rebound name sends where it comes from."""
-    origin = request.headers.get("origin")
-    if origin is None or origin == base:
-        return
-    if urlsplit(origin).hostname not in _LOOPBACK:
-        raise Rejected(403, failed(None, INVALID_REQUEST, "This origin may not use the MCP endpoint."))

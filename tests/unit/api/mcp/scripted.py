@@ -48,6 +48,7 @@ from clawplane.flows.access import Access
 from clawplane.store import open_store
 
 KEY = "scraper_api_" + "s" * 40
+PUBLIC = "https://plane.example"
 READER = "scraper_api_" + "r" * 40
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -210,7 +211,7 @@ async def endpoint(data: Path) -> AsyncIterator[Endpoint]:
     await access.admit(READER, name="reader", scopes={Scope.READ})
     sessions = ScriptedSessions()
     app = Starlette(
-        routes=[Route(MCP_PATH, McpEndpoint(sessions, access, version="1.2.3"))],
+        routes=[Route(MCP_PATH, McpEndpoint(sessions, access, version="1.2.3", public_url=PUBLIC))],
         middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())],
     )
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))

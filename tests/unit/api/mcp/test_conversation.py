@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mcp.client.client import Client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
-from scripted import KEY, PNG, Endpoint
+from scripted import KEY, PNG, PUBLIC, Endpoint
 
 MODES = ["2026-07-28", "legacy", "auto"]
 FIRST = ["execute_python", "execute_shell", "execute_node", "reset_repl"]
@@ -260,14 +260,14 @@ async def test_a_link_is_read_as_a_resource(here: Endpoint) -> None:
     assert templates.resource_templates[0].uri_template == "clawplane://sessions/{session}/files/{+path}"
 
 
-async def test_a_download_is_an_address_at_this_server(here: Endpoint) -> None:
+async def test_a_download_is_an_address_as_the_caller_reaches_this_server(here: Endpoint) -> None:
     here.sessions.files["a b.txt"] = b"inside"
     async with here.client("2026-07-28") as client:
         one = await call(client, "workspace_download", path="a b.txt")
         whole = await call(client, "workspace_download")
-    assert one.structured_content["url"].startswith(f"{here.url}/v1/sessions/s1/")
+    assert one.structured_content["url"].startswith(f"{PUBLIC}/v1/sessions/s1/")
     assert "a%20b.txt" in one.structured_content["url"]
-    assert whole.structured_content["url"].startswith(f"{here.url}/v1/sessions/s2/")
+    assert whole.structured_content["url"].startswith(f"{PUBLIC}/v1/sessions/s2/")
 
 
 async def test_sessions_are_made_described_copied_undone_and_ended(here: Endpoint) -> None:

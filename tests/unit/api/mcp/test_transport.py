@@ -109,13 +109,35 @@ async def test_an_unknown_tool_and_an_unknown_method_are_errors_of_the_protocol(
 
 
 @pytest.mark.parametrize(
-    ("origin", "status"), [("https://evil.example", 403), ("null", 403), ("http://localhost:6274", 200)]
+    ("origin", "status"),
+    [
+        ("https://evil.example", 403),
+        ("http://rebound.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://localhost:6274", 200),
+        ("https://plane.example", 200),
+    ],
 )
 async def test_pages_of_other_origins_are_refused(here: Endpoint, origin: str, status: int) -> None:
     body, headers = modern()
     async with client(here) as http:
-        answer = await http.post("/mcp", json=body, headers={**headers, "Origin": origin})
+        answer = await http.post("/mcp", json=body, headers={**headers, "Origin": origin, "Host": "rebound.example"})
     assert answer.status_code == status
+
+
+async def test_a_client_that_takes_no_stream_waits_for_one_piece(here: Endpoint) -> None:
+    body, headers = modern("tools/call", name="execute_python", arguments={"code": "wait"})
+    body["params"]["_meta"] = {**ENVELOPE, "progressToken": "p"}
+    async with client(here) as http:
+        asking = asyncio.create_task(http.post("/mcp", json=body, headers={**headers, "Accept": "application/json"}))
+        await asyncio.wait_for(here.sessions.waiting.wait(), 10)
+        here.sessions.release.set()
+        answer = await asking
+        refused = await http.post("/mcp", json=body, headers={**headers, "Accept": "text/html"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["result"]["structuredContent"]["stdout"] == "one\ntwo\n"
+    assert refused.status_code == 406
 
 
 async def test_there_is_no_stream_to_get_and_good_bye_is_heard(here: Endpoint) -> None:
