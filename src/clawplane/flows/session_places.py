@@ -230,7 +230,7 @@ class SessionPlaces:
         if session.state is SessionState.CREATING:
             return Unavailable(
                 f"No runner had room for the session {session.id} within {self._patience.placing:g} s.",
-                hint="Delete sessions that nobody needs, or start another runner; this one is still waiting.",
+                hint="Delete sessions that nobody needs, or start another runner, and try again.",
             )
         return Unavailable(
             f"The link to the session's runner {session.runner} is down.",

@@ -103,13 +103,10 @@ class Sessions:
         """
         if ends_at is not None:
             options = msgspec.structs.replace(options, expires_after=0)
-        session = await self._places.submit(
-            self._new(caller, options), max_live=self._limits.live_per_owner, ends_at=ends_at
-        )
+        new = self._new(caller, options)
+        session = await self._places.submit(new, max_live=self._limits.live_per_owner, ends_at=ends_at)
         self._expiry.not_later_than(session.expires_at)
-        if placed:
-            session = (await self._places.reach(session)).session
-        return session
+        return await self._placed(session, new) if placed else session
 
     async def find(self, caller: Caller, session_id: str) -> Session:
         """Return a session that the caller may see; raises NotFound."""
@@ -199,7 +196,7 @@ class Sessions:
         copy = msgspec.structs.replace(copy, runner=(known or source).runner)
         stored = await at.submit(copy, max_live=self._limits.live_per_owner)
         self._expiry.not_later_than(stored.expires_at)
-        return (await at.reach(stored)).session
+        return await self._placed(stored, copy)
 
     # execs
 
@@ -213,7 +210,7 @@ class Sessions:
         The request's values were checked by domain.session_rules.
         """
         if session_id is None:
-            session = await self.create(caller, SessionOptions(), placed=False)
+            session = await self.create(caller, SessionOptions())
         else:
             session = await self.find(caller, session_id)
         if self._places.busy[session.id] >= self._limits.waiting:
@@ -246,7 +243,7 @@ class Sessions:
     async def files(self, caller: Caller, session_id: str | None) -> SessionFiles:
         """Return the way to a session's workspace; without an id a session is created."""
         if session_id is None:
-            session = await self.create(caller, SessionOptions(), placed=False)
+            session = await self.create(caller, SessionOptions())
         else:
             session = await self.find(caller, session_id)
         return SessionFiles(session, self._places)
@@ -299,6 +296,15 @@ class Sessions:
             expires_at=now + options.expires_after * 1000 if options.expires_after else None,
             branch_of=branch_of,
         )
+
+    async def _placed(self, session: Session, new: Session) -> Session:
+        """Wait until a runner has a session; a new one that none has room for is ended, for nobody knows its id."""
+        try:
+            return (await self._places.reach(session)).session
+        except Unavailable as error:
+            if session.id == new.id:
+                await self._end(session, error.message)
+            raise
 
     async def _end(self, session: Session, reason: str) -> Session | None:
         ended = await self._sessions.end(session.id, reason, now=self._clock.now_ms())

@@ -512,6 +512,17 @@ async def test_a_runner_that_is_cut_in_the_middle_of_an_exec_is_told_and_remembe
     assert (execs["status"], execs["code"]) == ("unknown", "wait")
 
 
+async def test_a_session_that_no_runner_has_room_for_is_refused_and_does_not_wait_for_ever(tmp_path: Path) -> None:
+    async with opened(tmp_path, patience=Patience(placing=0.05, linking=0.05)) as bench:
+        await bench.here.flows.leases.free(bench.host.runner.id, {})
+        refused = await bench.post("/v1/tools/execute_python", 503, code="1")
+        assert "room" in refused["error"]
+        (session,) = (await bench.get("/v1/sessions"))["sessions"]
+        assert session["state"] == "ended"
+        await bench.here.flows.leases.free(bench.host.runner.id, bench.host.runner.slots)
+        await bench.session()
+
+
 async def test_sessions_and_waiting_execs_are_limited(tmp_path: Path) -> None:
     async with opened(tmp_path, session_limits=SessionLimits(live_per_owner=1, waiting=1)) as bench:
         session = await bench.session()
