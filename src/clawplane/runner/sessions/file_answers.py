@@ -56,10 +56,11 @@ async def answered(asking: Asking, work: Awaitable[msgspec.Struct]) -> None:
 
 
 class FileAnswers:
-    """The file questions of one session."""
+    """The file questions of one session. `changed` is called after a change, before it is answered."""
 
-    def __init__(self, files: WorkspaceFiles) -> None:
+    def __init__(self, files: WorkspaceFiles, changed: Callable[[], None]) -> None:
         self._files = files
+        self._changed = changed
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._answers: dict[str, Callable[[Asking, Any], Awaitable[msgspec.Struct]]] = {
             "list": self._list,
@@ -86,7 +87,11 @@ class FileAnswers:
                 await asyncio.gather(working, leaving, return_exceptions=True)
 
     async def _work(self, asking: Asking) -> msgspec.Struct:
-        return await self._answers[asking.method](asking, decode(asking))
+        try:
+            return await self._answers[asking.method](asking, decode(asking))
+        finally:
+            if asking.method in CHANGING:
+                self._changed()
 
     async def _list(self, _: Asking, what: ListFiles) -> msgspec.Struct:
         return await self._files.list_directory(what.path, recursive=what.recursive, limit=what.limit)

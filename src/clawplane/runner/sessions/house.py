@@ -17,6 +17,7 @@ from clawplane.domain.errors import Conflict, InvalidArgument, NotFound
 from clawplane.domain.runner_asks import RUNNER_METHODS, ForgetSession, ForgetWorkspace
 from clawplane.domain.sessions import LiveState, Profile, SessionOptions, SessionSpec
 from clawplane.link.asking import Asking
+from clawplane.runner.sessions.copies import Copy
 from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import answered
 from clawplane.runner.sessions.live import Live
@@ -26,7 +27,6 @@ from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
-from clawplane.runner.sessions.undo import Copy, resumed
 from clawplane.runner.sessions.world import stands_in
 from clawplane.runner.settings import RunnerSettings
 
@@ -219,7 +219,7 @@ class House:
             raise NotFound(f"The copy of the session {spec.branch_of} is gone.", hint="Branch it again.")
         branch.over.cancel()
         try:
-            interpreter: Interpreter = await resumed(branch.residence, branch.copy)
+            interpreter: Interpreter = await branch.copy.resume()
         except BaseException:
             self._later(branch.residence.leave(branch.copy))
             raise
@@ -307,10 +307,12 @@ class House:
         branch = self._branches.pop(session, None)
         if branch is not None:
             branch.over.cancel()
-            branch.copy.talk.close()
-            if branch.copy.member is not None:
-                self._later(branch.residence.resident.kill_tree(branch.copy.member))
-            self._later(branch.residence.leave(branch.copy))
+            self._later(self._dropped(branch))
+
+    @staticmethod
+    async def _dropped(branch: _Branch) -> None:
+        await branch.copy.drop()
+        await branch.residence.leave(branch.copy)
 
     # Clearing away
 

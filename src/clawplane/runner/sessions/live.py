@@ -26,20 +26,22 @@ from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, Inv
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
 from clawplane.link.asking import Asking
+from clawplane.runner.sessions.copies import Copy
 from clawplane.runner.sessions.execs import Execs
-from clawplane.runner.sessions.file_answers import CHANGING, FILE_METHODS, FileAnswers, answered, decode
+from clawplane.runner.sessions.file_answers import FILE_METHODS, FileAnswers, answered, decode
 from clawplane.runner.sessions.interpreter import Gone
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Residence
 from clawplane.runner.sessions.running import ASKED_GRACE_SECONDS
 from clawplane.runner.sessions.saving import Memory, Saver
 from clawplane.runner.sessions.turns import MOST_WAITING, Turns
-from clawplane.runner.sessions.undo import Copy
 
 __all__ = ["MOST_WAITING", "End", "Live"]
 
 _MOST_BESIDE: Final = 64
 _NOTE_SECONDS: Final = 1.0
+_COPY_SECONDS: Final = 0.25
+"""Idle for this long, the interpreter is copied for undo; an exec that comes sooner waits for the copy."""
 _REMEMBER_SECONDS: Final = 0.5
 """Idle for this long, the names of the variables are written down."""
 
@@ -87,7 +89,7 @@ class Live:
         self._note_to = note
         self._branched = branched
         self._clock = clock
-        self._files = FileAnswers(residence.files)
+        self._files = FileAnswers(residence.files, execs.files_changed)
         self._turns = Turns()
         self._beside: set[asyncio.Task[None]] = set()
         self._state = SessionState.RUNNING
@@ -244,7 +246,8 @@ class Live:
         await self.execs.run(asking, request, self._memory.take_notes())
         self._touch()
         if request.tool == "python":
-            await self.python.remember(request.id)
+            if self.python.fresh:
+                await self.python.ready()
             self._unremembered = True
         self._note_soon()
 
@@ -297,8 +300,6 @@ class Live:
 
     async def _file(self, asking: Asking) -> None:
         await self._files.answer(asking)
-        if asking.method in CHANGING:
-            self.execs.files_changed()
         if self._state is SessionState.RUNNING:
             self._touch()
 
@@ -310,6 +311,8 @@ class Live:
     def _next_step(self) -> float | None:
         options = self.spec.options
         steps = []
+        if self.python.copy_due:
+            return self._used + _COPY_SECONDS
         if self._unremembered:
             return self._used + _REMEMBER_SECONDS
         if self._state is SessionState.RUNNING:
@@ -322,7 +325,9 @@ class Live:
     async def _look_at_clock(self) -> None:
         options = self.spec.options
         idle = asyncio.get_running_loop().time() - self._used
-        if self._unremembered:
+        if self.python.copy_due:
+            await self.python.prepare()
+        elif self._unremembered:
             await self._remember()
         elif options.expires_after and idle >= options.expires_after:
             self._finish("expired", f"nobody used it for {options.expires_after} s")
@@ -341,6 +346,7 @@ class Live:
             await self._saver.remember(self.python, self.exec_count)
 
     async def _freeze(self) -> None:
+        await self.python.prepare()
         await self._remember()
         if self._state is SessionState.RUNNING:
             await self.residence.sleep(self)

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clawplane.domain.errors import Conflict, Unavailable
+from clawplane.runner.sessions.copies import Copy, copied
 from clawplane.runner.sessions.execute_python import PythonEnd, execute_python
 from clawplane.runner.sessions.interpreter import Gone
+from clawplane.runner.sessions.looking import only_looks
 from clawplane.runner.sessions.residence import Interpreter, Residence
 from clawplane.runner.sessions.running import Running
-from clawplane.runner.sessions.undo import Copy, Undo, adopted, copied, resumed
+from clawplane.runner.sessions.undo import Undo
 from clawplane.runner.sessions.variables import variables
 from clawplane.sandbox.repl_wire import MAIN, Kept
 
@@ -51,7 +53,7 @@ class PythonSide:
             running.notes.append(
                 "The interpreter had ended between two calls and was replaced; its variables are lost."
             )
-        interpreter = await self.ready()
+        interpreter = await self._ready_with_copy()
         end: PythonEnd | None = None
         try:
             async with variables(interpreter.talk, running.request.environment):
@@ -63,19 +65,29 @@ class PythonSide:
                 await self.drop()
                 raise Unavailable("The interpreter ended before the code began.", hint="Run it again.") from None
             end = replace(end, survived=False)
-        if not end.survived:
+        if end.survived:
+            await self._undo.ran(running.request.id, changed=not only_looks(running.request.code))
+        else:
             await self.drop()
         return end
 
-    async def remember(self, exec_id: str) -> None:
-        """Get ready for the next exec: copy the interpreter as it is now, or fork a new one in place of a lost one."""
+    @property
+    def copy_due(self) -> bool:
+        """Tell whether `prepare` has a copy to make."""
+        return self._undo.due
+
+    async def prepare(self) -> None:
+        """Do now what the next exec would have to wait for: a copy to go back to, an interpreter for a lost one."""
+        await self._ready_with_copy()
+
+    async def _ready_with_copy(self) -> Interpreter:
         interpreter = await self.ready()
-        if interpreter.fresh:
-            return
         try:
-            await self._undo.ran(exec_id, interpreter)
+            await self._undo.ensure(interpreter)
         except Gone:
             await self.drop()
+            interpreter = await self.ready()
+        return interpreter
 
     async def reset(self, context: str, *, forget: bool) -> None:
         """Forget everything, or with a name that context alone."""
@@ -95,11 +107,12 @@ class PythonSide:
         """Go back, and return by how many execs; raises Conflict when that cannot be."""
         copy, undone = await self._undo.back(execs, before)
         self._let_go()
-        self._interpreter = await (
-            resumed(self._residence, copy) if copy is not None else self._residence.start_python(self._environment)
-        )
+        if copy is None:
+            await self.ready()
+            return undone
+        self._interpreter = await copy.resume()
         try:
-            await self._undo.renew(self._interpreter if copy is not None else None)
+            await self._undo.renew(self._interpreter)
         except Gone:
             await self.drop()
         return undone
@@ -107,7 +120,7 @@ class PythonSide:
     async def copy(self) -> Copy:
         """Return a copy for a branch; raises Gone, or CannotCopy with the reason."""
         copy = await copied(self._residence, await self.ready(), "branch")
-        await adopted(self._residence, copy)
+        await copy.adopt()
         return copy
 
     async def save(self, file: int, *, largest: int, seconds: float, room: int) -> Kept:
