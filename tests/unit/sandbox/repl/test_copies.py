@@ -108,6 +108,13 @@ def test_await_works_in_a_copy_and_in_the_original_after_it(repl: Any, resume: R
         assert each.value("await asyncio.to_thread(lambda: 'woken')") == "'woken'"
 
 
+def test_idle_threads_of_asyncio_do_not_stand_in_the_way(repl: Any) -> None:
+    repl.run("import asyncio\nawait asyncio.gather(*(asyncio.to_thread(abs, n) for n in range(4)))")
+    waiting = repl.copy("undo")
+    assert isinstance(waiting, socket.socket), waiting
+    waiting.close()
+
+
 def test_processes_can_be_spawned_in_a_copy(repl: Any, resume: Resume) -> None:
     repl.run("import multiprocessing as mp\ndef double(n): return 2 * n")
     code = "with mp.get_context('forkserver').Pool(1) as pool: got = pool.map(double, [4])\ngot"

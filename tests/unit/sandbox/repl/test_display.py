@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,6 +114,35 @@ def test_more_displays_than_are_sent_are_counted(repl: Any) -> None:
     ran = repl.run("for n in range(1500): display(n)")
     assert len(ran.shown) == 1000
     assert ran.done.notes == ("500 shown objects were dropped: too many or too large together",)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_code_for_notebooks_finds_what_it_imports_from_ipython(
+    needs: Callable[[str], Any], start: Callable[[], Any], tmp_path: Path, installed: bool
+) -> None:
+    repl = start()
+    if installed:
+        needs("IPython")
+    else:
+        repl.run("import sys; sys.path[:] = [path for path in sys.path if 'site-packages' not in path]")
+    (tmp_path / "dot.png").write_bytes(PNG)
+    ran = repl.run(
+        "from IPython.display import HTML, Image, Markdown, clear_output, display, update_display\n"
+        "from IPython import get_ipython\n"
+        "display(HTML('<b>')); display(Markdown('**m**'), display_id='m'); update_display(5, display_id='m')\n"
+        "clear_output(wait=True)\nassert get_ipython() is None\nImage('dot.png')"
+    )
+    assert ran.done.status == "ok", ran.traceback
+    assert [(each.kind, each.display_id) for each in ran.shown] == [
+        ("display", ""),
+        ("display", "m"),
+        ("update", "m"),
+        ("result", ""),
+    ]
+    assert ran.shown[0].data["text/html"] == "<b>"
+    assert ran.shown[1].data["text/markdown"] == "**m**"
+    assert _is_png(ran.shown[3])
+    assert [each.wait for each in ran.cleared] == [True]
 
 
 @pytest.fixture

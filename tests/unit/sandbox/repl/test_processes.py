@@ -39,6 +39,15 @@ def test_output_of_processes_and_threads_is_output(repl: Any) -> None:
     assert (ran.stdout, ran.text) == ("process\nthread\nshell\n", "3")
 
 
+def test_a_forked_child_that_displays_goes_on(repl: Any) -> None:
+    code = (
+        "import multiprocessing as mp\ndef work(n):\n    display(n)\n    return n + 1\n"
+        "with mp.get_context('fork').Pool(1) as pool: got = pool.map(work, [1])\ngot"
+    )
+    ran = repl.run(code)
+    assert [(each.kind, each.data["text/plain"]) for each in ran.shown] == [("result", "[2]")]
+
+
 def test_a_thread_pool_works(repl: Any) -> None:
     repl.run("from concurrent.futures import ThreadPoolExecutor")
     repl.run("with ThreadPoolExecutor() as pool: got = list(pool.map(abs, [-1, 2]))")

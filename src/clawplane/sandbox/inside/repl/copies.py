@@ -26,7 +26,10 @@ _current_frames = sys._current_frames
 _get_state, _set_state = random.getstate, random.setstate
 _sys = sys
 _MOST_NUMBERS: Final = 4096
-_JOIN_SECONDS: Final = 0.05
+_LEAVING_SECONDS: Final = 0.01
+"""For a thread that has been told to end."""
+_GONE_SECONDS: Final = 0.1
+"""For a thread that Python has forgotten and the kernel not yet."""
 _ACCESS: Final = os.O_ACCMODE | os.O_APPEND
 _SERVERS: Final = (
     (
@@ -105,11 +108,12 @@ def reseed() -> None:
 
 def _refuse_threads() -> None:
     """Raise CannotCopy when there is another thread; one that was joined just now gets the time to vanish."""
-    deadline = _monotonic() + _JOIN_SECONDS
+    began = _monotonic()
     while len(_listdir("/proc/self/task")) > 1:
-        if len(_current_frames()) > 1 or _monotonic() > deadline:
+        patience = _LEAVING_SECONDS if len(_current_frames()) > 1 else _GONE_SECONDS
+        if _monotonic() - began > patience:
             raise CannotCopy("another thread runs in the interpreter, and a copy would not have it")
-        _sleep(0.001)
+        _sleep(0.0005)
 
 
 def _let_go(kept: int) -> dict[int, int]:

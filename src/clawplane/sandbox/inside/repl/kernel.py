@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any, Final
 
-from clawplane.sandbox.inside.repl import bundles, figures, snapshot
+from clawplane.sandbox.inside.repl import bundles, figures, ipython, snapshot
 from clawplane.sandbox.inside.repl.cells import Cell, compile_cell, is_coroutine
 from clawplane.sandbox.inside.repl.display import Publisher, make_display
 from clawplane.sandbox.inside.repl.loop import EventLoop
@@ -48,7 +48,9 @@ class Kernel:
         self.contexts: dict[str, Context] = {MAIN: Context()}
         self.count = 0
         self.owner = _getpid()
-        self.order = Order(self.streams, {"display": make_display(self.publisher)})
+        display = make_display(self.publisher)
+        ipython.Functions(self.publisher, display).install()
+        self.order = Order(self.streams, {"display": display})
         self.order.calm()
 
     def run(self, number: str, nonce: str, code: str, name: str) -> None:

@@ -57,6 +57,7 @@ class EventLoop:
             raise
         finally:
             self._main = None
+            _let_threads_go(loop)
 
     def remake_after_fork(self) -> None:
         """Share nothing with the process this one was forked from."""
@@ -95,3 +96,11 @@ class EventLoop:
             loop.call_soon_threadsafe(task.cancel)  # which also wakes the poll: Python resumes it otherwise
             return
         raise KeyboardInterrupt
+
+
+def _let_threads_go(loop: Any) -> None:
+    """End the threads of asyncio.to_thread when they are done: while they idle, the interpreter cannot be copied."""
+    executor = loop._default_executor
+    if executor is not None and executor._thread_name_prefix == "asyncio":
+        loop._default_executor = None
+        executor.shutdown(wait=False)

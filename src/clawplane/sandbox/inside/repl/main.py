@@ -72,7 +72,8 @@ class Server:
             self._answers[request["op"]](request)
 
     def after_fork(self) -> None:
-        """In a child of user code: it has no part in the conversation."""
+        """In a child of user code: it has no part in the conversation, and what it displays goes nowhere."""
+        self._kernel.publisher.end()
         self._channel.close()
 
     def _say_ready(self) -> None:
