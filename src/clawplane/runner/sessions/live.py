@@ -246,8 +246,6 @@ class Live:
         await self.execs.run(asking, request, self._memory.take_notes())
         self._touch()
         if request.tool == "python":
-            if self.python.fresh:
-                await self.python.ready()
             self._unremembered = True
         self._note_soon()
 
@@ -311,7 +309,7 @@ class Live:
     def _next_step(self) -> float | None:
         options = self.spec.options
         steps = []
-        if self.python.copy_due:
+        if self.python.unprepared:
             return self._used + _COPY_SECONDS
         if self._unremembered:
             return self._used + _REMEMBER_SECONDS
@@ -323,9 +321,16 @@ class Live:
         return min((self._used + after for after in steps if after), default=None)
 
     async def _look_at_clock(self) -> None:
+        try:
+            await self._next_idle_step()
+        except ClawplaneError as error:
+            # what cannot be started any more is a sandbox that has ended, which `_watch` is about to say, too
+            self._finish("lost", f"nothing can be started in its sandbox any more: {error}")
+
+    async def _next_idle_step(self) -> None:
         options = self.spec.options
         idle = asyncio.get_running_loop().time() - self._used
-        if self.python.copy_due:
+        if self.python.unprepared:
             await self.python.prepare()
         elif self._unremembered:
             await self._remember()

@@ -72,9 +72,9 @@ class PythonSide:
         return end
 
     @property
-    def copy_due(self) -> bool:
-        """Tell whether `prepare` has a copy to make."""
-        return self._undo.due
+    def unprepared(self) -> bool:
+        """Tell whether `prepare` has something to do."""
+        return self._interpreter is None or self._undo.due
 
     async def prepare(self) -> None:
         """Do now what the next exec would have to wait for: a copy to go back to, an interpreter for a lost one."""

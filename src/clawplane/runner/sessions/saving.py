@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from clawplane.domain.errors import ClawplaneError
 from clawplane.runner.sessions.interpreter import Gone
 from clawplane.runner.sessions.places import Kept, Places
 from clawplane.runner.sessions.python_side import PythonSide
@@ -76,7 +77,7 @@ class Saver:
                     kept = await python.save(file, largest=LARGEST, seconds=self.seconds * _SHARE, room=ROOM)
                 finally:
                     os.close(file)
-        except (Gone, TimeoutError, OSError) as error:
+        except (Gone, ClawplaneError, TimeoutError, OSError) as error:
             fresh.unlink(missing_ok=True)
             self.note(saved=False, names=names)
             return Report(False, f"the variables could not be saved: {error or 'it took too long'}", names)
@@ -89,7 +90,7 @@ class Saver:
     async def remember(self, python: PythonSide, exec_count: int) -> None:
         """Write down which variables there are, so that their loss can be told by name."""
         self._kept = msgspec.structs.replace(self._kept, exec_count=exec_count)
-        with contextlib.suppress(Gone, TimeoutError):
+        with contextlib.suppress(Gone, ClawplaneError, TimeoutError):
             async with asyncio.timeout(_NAMES_SECONDS):
                 self.note(saved=False, names=await python.names())
 
@@ -113,7 +114,7 @@ async def recalled(places: Places, kept: Kept, python: PythonSide) -> Memory:
                 found = await python.restore(file)
         finally:
             os.close(file)
-    except (Gone, TimeoutError, OSError) as error:
+    except (Gone, ClawplaneError, TimeoutError, OSError) as error:
         await python.drop()
         memory.lost = kept.names
         memory.notes.append(f"{_sentence((), kept.names)} They could not be read back: {error or 'it took too long'}.")
