@@ -15,7 +15,7 @@ def mcp() -> None:
     The tools are those of the control plane that CLAWPLANE_URL names, or of the one on this machine. Everything else
     that is said goes to standard error. An agent that speaks HTTP needs no such process: it connects to URL/mcp.
 
-    Example, in the configuration of an agent: `{"command": "clawplane", "args": ["mcp"]}`
+    Example: `clawplane mcp`, in the configuration of an agent as `{"command": "clawplane", "args": ["mcp"]}`
     """
     if sys.stdin.isatty():
         raise InvalidArgument(

@@ -22,7 +22,7 @@ from clawplane.domain.errors import InvalidArgument
 app = App(name="session", help="Create, list, copy, undo and end code sessions; move files.")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
-Id = Annotated[str, Parameter(name="session")]
+Id = Annotated[str, Parameter(name="session", help="The session's id.")]
 Output = Annotated[Path | None, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)]
 _PIECE = 1 << 20
 
@@ -90,6 +90,8 @@ def list_(
 ) -> None:
     """List the sessions, newest first.
 
+    Example: `clawplane session list --all`
+
     Parameters
     ----------
     all_
@@ -129,7 +131,10 @@ def list_(
 
 @app.command
 def show(session: Id, *, json: Json = False) -> None:
-    """Show how a session stands; this does not wake it."""
+    """Show how a session stands; this does not wake it.
+
+    Example: `clawplane session show 01J...`
+    """
 
     async def work() -> Session:
         async with connect() as api:
@@ -140,13 +145,18 @@ def show(session: Id, *, json: Json = False) -> None:
 
 @app.command
 def reset(session: Id, *, json: Json = False) -> None:
-    """Forget all Python variables; files stay."""
+    """Forget all Python variables; files stay.
+
+    Example: `clawplane session reset 01J...`
+    """
     _act(session, "reset", json=json)
 
 
 @app.command
 def branch(session: Id, *, name: str = "", json: Json = False) -> None:
     """Copy a live session with its variables, and show the id of the copy.
+
+    Example: `clawplane session branch 01J... --name what-if`
 
     Parameters
     ----------
@@ -160,6 +170,8 @@ def branch(session: Id, *, name: str = "", json: Json = False) -> None:
 def rollback(session: Id, execs: int = 1, *, json: Json = False) -> None:
     """Bring the Python variables back to what they were before the last executions; files are not changed.
 
+    Example: `clawplane session rollback 01J... 2`
+
     Parameters
     ----------
     execs
@@ -172,6 +184,8 @@ def rollback(session: Id, execs: int = 1, *, json: Json = False) -> None:
 def sleep(session: Id, *, save: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> None:
     """Let a session sleep now; the next exec wakes it.
 
+    Example: `clawplane session sleep 01J... --save`
+
     Parameters
     ----------
     save
@@ -182,7 +196,10 @@ def sleep(session: Id, *, save: Annotated[bool, Parameter(negative="")] = False,
 
 @app.command
 def delete(session: Id, *, json: Json = False) -> None:
-    """End a session and delete its own workspace; a named workspace stays."""
+    """End a session and delete its own workspace; a named workspace stays.
+
+    Example: `clawplane session delete 01J...`
+    """
 
     async def work() -> Session:
         async with connect() as api:
@@ -204,6 +221,8 @@ def files(
     json: Json = False,
 ) -> None:
     """List the files of a session's workspace.
+
+    Example: `clawplane session files 01J... -r`
 
     Parameters
     ----------
@@ -286,6 +305,8 @@ def download(session: Id, path: str = "", *, output: Output = None) -> None:
 @app.command
 def notebook(session: Id, *, output: Output = None) -> None:
     """Write what was executed in a session as a Jupyter notebook.
+
+    Example: `clawplane session notebook 01J... --output work.ipynb`
 
     Parameters
     ----------

@@ -14,6 +14,21 @@ GROUPS = {
     "workers": ("push", "list", "show", "remove"),
     "runs": ("start", "list", "show", "logs", "results", "export", "abort", "rerun"),
     "keys": ("create", "list", "revoke"),
+    "exec": ("python", "shell", "node"),
+    "session": (
+        "create",
+        "list",
+        "show",
+        "reset",
+        "branch",
+        "rollback",
+        "sleep",
+        "delete",
+        "files",
+        "upload",
+        "download",
+        "notebook",
+    ),
 }
 EVERY = [*[(name,) for name in COMMANDS if name not in GROUPS]] + [
     (group, name) for group, names in GROUPS.items() for name in names
