@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import subprocess
 import sys
@@ -88,6 +89,21 @@ def test_code_streams_what_it_prints_and_gives_what_it_shows(shared: Any) -> Non
     assert sorted("".join(lines).split()) == ["one", "two"]
     assert "".join(execution.logs.stdout) == "one\n"
     assert [(result.text, result.html, result.is_main_result) for result in results] == [("rich", "<b>x</b>", True)]
+
+
+def test_tables_and_plots_come_back_as_data(client: E2B) -> None:
+    with client.Sandbox.create(timeout=300, request_timeout=110) as sandbox:
+        execution = sandbox.run_code(
+            "import pandas as pd\nimport matplotlib.pyplot as plt\n"
+            "table = pd.DataFrame({'a': [1, 2], 'b': ['x', 'y']})\nplt.plot(table.a)\nplt.show()\ntable",
+            timeout=100,
+        )
+        assert execution.error is None, execution.error
+        pictures = [base64.b64decode(result.png) for result in execution.results if result.png]
+        assert [picture[:8] for picture in pictures] == [b"\x89PNG\r\n\x1a\n"]
+        (main,) = [result for result in execution.results if result.is_main_result]
+        assert "<table" in main.html
+        assert "x" in main.text
 
 
 def test_an_exception_has_the_users_own_lines(shared: Any) -> None:

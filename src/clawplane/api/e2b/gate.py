@@ -37,7 +37,7 @@ T = TypeVar("T")
 DAEMON_PORT: Final = 49983
 INTERPRETER_PORT: Final = 49999
 
-_HOST: Final = re.compile(r"([0-9]{1,5})-([0-9A-Za-z_]{1,64})\.")
+_HOST: Final = re.compile(rf"({DAEMON_PORT}|{INTERPRETER_PORT})-([0-9A-Za-z]{{26}})\.")
 _PLACEHOLDER: Final = re.compile(r"\{(\w+)\}")
 
 
@@ -179,7 +179,7 @@ def _target(headers: Headers) -> tuple[str, str] | None:
     if named:
         return named, headers.get("e2b-sandbox-port", str(DAEMON_PORT))
     found = _HOST.match(headers.get("host", ""))
-    return (found[2], found[1]) if found else None
+    return (found[2].upper(), found[1]) if found else None  # names of hosts arrive in lower case, ids are in upper
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -13,7 +13,7 @@ from clawplane.domain.access import Caller, Scope
 from clawplane.domain.asks import Files, ListFiles, Reset, WriteFile
 from clawplane.domain.clock import SystemClock
 from clawplane.domain.errors import InvalidArgument, NotFound, Unavailable
-from clawplane.domain.ids import JobId
+from clawplane.domain.ids import JobId, new_ulid
 from clawplane.domain.sessions import (
     ExecEvent,
     ExecRequest,
@@ -61,7 +61,7 @@ class ScriptedSessions:
                 return found
         now = self._clock.now_ms()
         session = Session(
-            id=f"01SESSION{next(self._numbers):04}",
+            id=new_ulid(now),
             owner=caller.owner,
             state=SessionState.RUNNING,
             options=options,

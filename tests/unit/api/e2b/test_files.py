@@ -14,6 +14,7 @@ from e2b import (
     SandboxException,
     TemplateException,
 )
+from e2b_place import KEY
 
 
 @pytest.fixture
@@ -122,8 +123,15 @@ def test_signed_addresses_open_one_file_for_one_operation(place: Any, sandbox: A
 
 def test_a_sandbox_may_also_be_named_by_its_host(sandbox: Any) -> None:
     sandbox.files.write("a", "1")
-    host = {"Host": f"49983-{sandbox.sandbox_id}.sandboxes.example"}
-    assert httpx.get(sandbox.download_url("a"), headers=host).text == "1"
+    for named in (sandbox.sandbox_id, sandbox.sandbox_id.lower()):
+        host = {"Host": f"49983-{named}.sandboxes.example"}
+        assert httpx.get(sandbox.download_url("a"), headers=host).text == "1"
+
+
+def test_a_host_that_only_looks_like_a_sandboxs_is_the_servers_own(place: Any, sandbox: Any) -> None:
+    for host in ("10-foo.example", "49983-foo.example", f"8080-{sandbox.sandbox_id}.example"):
+        answer = httpx.get(f"{place.url}/sandboxes", headers={"Host": host, "X-API-KEY": KEY})
+        assert [found["sandboxID"] for found in answer.json()] == [sandbox.sandbox_id]
 
 
 def test_another_sandboxs_token_opens_nothing(place: Any, sandbox: Any) -> None:
