@@ -186,6 +186,21 @@ def test_commands_run_stream_fail_and_are_killed(shared: Any) -> None:
     assert shared.commands.list() == []
 
 
+def test_what_a_command_leaves_in_the_background_lives_on_beside_the_code(client: E2B) -> None:
+    sandbox = client.Sandbox.create("bare", timeout=120)
+    sandbox.commands.run("python3 -m http.server 8000 --bind 127.0.0.1 > log 2>&1 &")
+    execution = sandbox.run_code(
+        "import time, urllib.request\n"
+        "open_ = urllib.request.build_opener(urllib.request.ProxyHandler({})).open\n"
+        "for _ in range(100):\n"
+        "    try:\n        status = open_('http://127.0.0.1:8000').status\n        break\n"
+        "    except OSError:\n        time.sleep(0.1)\n"
+        "status"
+    )
+    assert (execution.text, execution.error) == ("200", None)
+    sandbox.kill()
+
+
 async def test_the_async_client_does_all_of_it_at_once(client: E2B) -> None:
     async def one(number: int) -> str:
         sandbox = await client.AsyncSandbox.create("bare", timeout=120)
