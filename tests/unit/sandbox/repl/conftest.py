@@ -5,6 +5,7 @@ REPL_PYTHON in the environment names another Python to run it with.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -24,7 +25,19 @@ from clawplane.sandbox import repl_wire as wire
 PATIENCE = 30.0
 _PYTHON = os.environ.get("REPL_PYTHON", sys.executable)
 _SOURCE = Path(wire.__file__).parents[2]
-_START = "import sys; from clawplane.sandbox.inside.repl.main import main; main(int(sys.argv[1]))"
+_START = """
+import os, sys
+if os.fork() == 0:
+    from clawplane.sandbox.inside.repl.main import main
+    main(int(sys.argv[1]))
+os.closerange(0, 256)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        os._exit(0)
+"""
+"""A process that reaps, as pid 1 of a sandbox does, and the interpreter as its child."""
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 NONCE = "n0nce"
 
@@ -206,12 +219,16 @@ class Process(Repl):
 
     def interrupt(self) -> None:
         """Do what a runner does to interrupt."""
-        self.process.send_signal(signal.SIGINT)
+        os.kill(self.ready.pid, signal.SIGINT)
 
     def close(self) -> None:
         super().close()
-        self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.ready.pid, signal.SIGKILL)
+        try:
+            self.process.wait(PATIENCE)  # the last copy has ended
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture

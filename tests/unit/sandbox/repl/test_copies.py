@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from clawplane.sandbox import repl_wire as wire
+from clawplane.sandbox.inside.repl import copies
 
 Resume = Callable[[socket.socket], Any]
 
@@ -144,3 +145,18 @@ def test_a_copy_costs_little(repl: Any, count: int) -> None:
     assert (time.perf_counter() - began) / count < 0.25  # a few milliseconds, on any machine that is not on fire
     for each in waiting:
         each.close()
+
+
+def test_where_no_sibling_can_be_forked_an_orphan_is(in_child: Any) -> None:
+    def fork() -> str:
+        reading, writing = os.pipe()
+        if copies._fork_twice() == 0:
+            os.write(writing, b"orphan")
+            os._exit(0)
+        try:
+            os.wait()
+        except ChildProcessError:
+            return os.read(reading, 10).decode()
+        return "a child"
+
+    assert in_child(fork).value == "orphan"

@@ -1,9 +1,9 @@
 """Copy the live interpreter by fork; the copy waits on a socket of its own until it is resumed or the socket closes.
 
-Theory of operation. The fork is a double one, so that the copy becomes a child of pid 1 and user code never meets it in
-os.wait. The copy keeps the user's variables and regular files, each file with its own position. Pipes and sockets lead
-to others, who would wait for an end of file that a sleeping copy holds back: they become /dev/null in the copy, under
-the same numbers. Streams and control socket are the runner's; it hands over new ones with `resume`.
+Theory of operation. The copy is a child of our parent, pid 1 of the sandbox, so that user code never meets it in
+os.wait. It keeps the user's variables and regular files, each file with its own position. Pipes and sockets lead to
+others, who would wait for an end of file that a sleeping copy holds back: they become /dev/null in the copy, under the
+same numbers. Streams and control socket are the runner's; it hands over new ones with `resume`.
 For undo the random state stays what it was, for a branch it is made new.
 """
 
@@ -18,9 +18,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from clawplane.sandbox.inside.repl.sibling import fork_sibling
+
 _fork, _exit, _waitpid, _setsid, _getpid = os.fork, os._exit, os.waitpid, os.setsid, os.getpid
 _fstat, _close, _open, _dup2, _lseek, _listdir = os.fstat, os.close, os.open, os.dup2, os.lseek, os.listdir
-_readlink = os.readlink
 _monotonic, _sleep = time.monotonic, time.sleep
 _current_frames = sys._current_frames
 _get_state, _set_state = random.getstate, random.setstate
@@ -59,31 +60,41 @@ def fork_copy(waits_on: int, purpose: str) -> Copy | None:
     _refuse_threads()
     state = _get_state()
     try:
-        child = _fork()
+        pid = fork_sibling()
+        if pid is None:
+            pid = _fork_twice()
     except OSError as problem:
         raise CannotCopy(f"the interpreter could not be forked: {problem.strerror}") from None
-    if child:
-        try:
-            _pid, status = _waitpid(child, 0)
-        except ChildProcessError:
-            status = 0  # user code lets the kernel reap
-        if status:
-            raise CannotCopy("the interpreter could not be forked twice")
+    if pid:
         return None
-    try:
-        grandchild = _fork()
-        if grandchild:
-            _exit(0)
-    except OSError:
-        _exit(1)
     try:
         _setsid()
         copy = Copy(purpose, _let_go(waits_on))
         if purpose == "undo":
             _set_state(state)
-        return copy
     except BaseException:
         _exit(1)
+    return copy
+
+
+def _fork_twice() -> int:
+    """Return 0 in an orphan and something else in this process."""
+    child = _fork()
+    if child == 0:
+        try:
+            grandchild = _fork()
+        except OSError:
+            _exit(1)
+        if grandchild:
+            _exit(0)
+        return 0
+    try:
+        _pid, status = _waitpid(child, 0)
+    except ChildProcessError:
+        status = 0  # user code lets the kernel reap
+    if status:
+        raise OSError(0, "the second fork failed")
+    return child
 
 
 def settle(copy: Copy) -> None:
