@@ -22,6 +22,7 @@ from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Residence
 from clawplane.runner.sessions.running import Running
 from clawplane.runner.sessions.words import Ended
+from clawplane.runner.sessions.world import USER_BASE, WORKSPACE
 from clawplane.runner.workspace_changes import Changes, Snapshot, changes
 from clawplane.sandbox.policy import MIB
 from clawplane.sandbox.repl_wire import TO_GUEST
@@ -31,6 +32,7 @@ _LOOK_SHARE: Final = 20.0
 """Measuring the workspace takes at most one part in so many of the time."""
 _FLUSH_SECONDS: Final = 30.0
 _LATE_FLUSH_SECONDS: Final = 0.02
+_PACKAGES: Final = USER_BASE.removeprefix(f"{WORKSPACE}/")
 _NO_CHANGES: Final = Changes()
 
 
@@ -88,6 +90,8 @@ class Execs:
         finally:
             watching.cancel()
             self.running = None
+        if request.tool != "python" and any(change.path.startswith(_PACKAGES) for change in changed.files):
+            await self._python.installed()
         now = self._residence.usage()
         stdout, stderr, truncated = output.finish()
         if changed.note:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from clawplane.runner.sessions.looking import only_looks
 from clawplane.runner.sessions.residence import Interpreter, Residence
 from clawplane.runner.sessions.running import Running
 from clawplane.runner.sessions.undo import Undo
-from clawplane.runner.sessions.variables import variables
+from clawplane.runner.sessions.variables import look_again, variables
 from clawplane.sandbox.repl_wire import MAIN, Kept
 
 _TALK_SECONDS = 10.0
@@ -88,6 +89,12 @@ class PythonSide:
             await self.drop()
             interpreter = await self.ready()
         return interpreter
+
+    async def installed(self) -> None:
+        """Note that packages were installed into the workspace."""
+        if self._interpreter is not None:
+            with contextlib.suppress(Gone, TimeoutError):  # the next exec finds out
+                await look_again(self._interpreter.talk)
 
     async def reset(self, context: str, *, forget: bool) -> None:
         """Forget everything, or with a name that context alone."""

@@ -1,6 +1,7 @@
-"""Give one Python exec environment variables of its own: set before it and put back after it, in the interpreter.
+"""What we ask of an interpreter by small cells of our own, in a namespace that no caller can name.
 
-Done by two small cells in a namespace that no caller can name, so nothing of it is among the session's variables.
+One Python exec gets environment variables of its own, set before it and put back after it; and after `pip install` in
+the shell, the interpreter looks again for directories that were not there when it began.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 old = {{name: os.environ.get(name) for name in {new!r}}}
 os.environ.update({new!r})
 """
+_LOOK_AGAIN: Final = "import importlib; importlib.invalidate_caches()"
 _PUT_BACK: Final = """\
 for name, value in old.items():
     if value is None:
@@ -37,6 +39,16 @@ async def variables(talk: Conversation, wanted: Mapping[str, str]) -> AsyncItera
     await _run(talk, _SET.format(new=dict(wanted)))
     yield
     await _run(talk, _PUT_BACK)
+    await _forget(talk)
+
+
+async def look_again(talk: Conversation) -> None:
+    """Let imports find what was installed since the interpreter began; raises Gone, TimeoutError."""
+    await _run(talk, _LOOK_AGAIN)
+    await _forget(talk)
+
+
+async def _forget(talk: Conversation) -> None:
     async with asyncio.timeout(_SECONDS):
         await talk.forget(_HIDDEN)
 

@@ -21,7 +21,7 @@ WORKSPACE: Final = "/workspace"
 HOME: Final = "/home/user"
 SOCKS: Final = Listener("127.0.0.1", 1080)
 HTTP: Final = Listener("127.0.0.1", 3128)
-_USER_BASE: Final = f"{WORKSPACE}/.local"
+USER_BASE: Final = f"{WORKSPACE}/.local"
 _TEMPORARY: Final = "/tmp"  # noqa: S108 - inside the sandbox, the guest's own
 _TEMPORARY_BYTES: Final = 512 * MIB
 _HOME_BYTES: Final = 256 * MIB
@@ -65,14 +65,14 @@ class World:
         """Return the environment variables of everything in a session, the caller's own last."""
         socks, http = f"socks5h://{SOCKS.host}:{SOCKS.port}", f"http://{HTTP.host}:{HTTP.port}"
         proxies = {"ALL_PROXY": socks, "HTTP_PROXY": http, "HTTPS_PROXY": http, "NO_PROXY": "localhost,127.0.0.1"}
-        own = f"{_USER_BASE}/bin"
+        own = f"{USER_BASE}/bin"
         path = dict.fromkeys([own, str(self.python.executable.parent), "/usr/local/bin", "/usr/bin", "/bin"])
         found = {
             "PATH": ":".join(path),
             "HOME": HOME,
             "LANG": "C.UTF-8",
             "TMPDIR": _TEMPORARY,
-            "PYTHONUSERBASE": _USER_BASE,
+            "PYTHONUSERBASE": USER_BASE,
             "PIP_BREAK_SYSTEM_PACKAGES": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_ROOT_USER_ACTION": "ignore",
@@ -92,7 +92,7 @@ class World:
     @property
     def user_site(self) -> str:
         """Where pip installs to, as the guest sees it."""
-        return f"{_USER_BASE}/lib/python{self.python.short_version}/site-packages"
+        return f"{USER_BASE}/lib/python{self.python.short_version}/site-packages"
 
 
 def index_variables(indexes: PackageIndexes) -> dict[str, str]:

@@ -66,6 +66,12 @@ async def test_no_variable_of_the_runner_is_visible(stay, monkeypatch):
     assert "ALL_PROXY=socks5h://127.0.0.1:1080" in shown
 
 
+async def test_a_package_that_a_command_installs_can_be_imported_afterwards(stay):
+    assert "ModuleNotFoundError" in (await stay.python("import brandnew")).error
+    await stay.shell("d=$(python3 -m site --user-site) && mkdir -p $d && echo 'x = 1' > $d/brandnew.py")
+    assert (await stay.python("import brandnew; brandnew.x")).results[0]["text/plain"] == "1"
+
+
 async def test_node_runs_and_requires(stay):
     result = await stay.python("1")
     result = await stay.start("console.log(require('path').basename(process.cwd()))", tool="node").answer()
