@@ -34,6 +34,7 @@ from clawplane.flows.links import Links
 from clawplane.flows.packages import Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
+from clawplane.flows.sandbox_tokens import SandboxTokens
 from clawplane.flows.session_places import Patience
 from clawplane.flows.sessions import SessionLimits, Sessions
 from clawplane.link.asked import AskedQuestion, AskedQuestions
@@ -330,6 +331,8 @@ async def plane(
     )
     spool = directory / "spool"
     spool.mkdir(exist_ok=True)
+    sandbox_tokens = SandboxTokens(store.keys, clock)
+    await sandbox_tokens.prepare()
     flows = Flows(
         packages=Packages(workers=store.workers, blobs=store.blobs, wakeups=store.wakeups, clock=clock, ids=ids),
         runs=RunStarts(
@@ -343,6 +346,7 @@ async def plane(
             limits=run_limits,
         ),
         sessions=sessions,
+        sandbox_tokens=sandbox_tokens,
         results=Results(store.workers, store.runs, Links(store.keys, clock), JsonExporter(), store.wakeups),
         leases=leases,
         access=access,

@@ -39,6 +39,7 @@ from clawplane.flows.links import Links
 from clawplane.flows.packages import PackageLimits, Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
+from clawplane.flows.sandbox_tokens import SandboxTokens
 from clawplane.flows.sessions import Sessions
 from clawplane.flows.steady_clock import SteadyClock
 from clawplane.flows.upkeep import clear_spool
@@ -127,10 +128,13 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         )
         links = Links(store.keys, clock, lifetime_seconds=settings.link_lifetime)
         await links.prepare()
+        sandbox_tokens = SandboxTokens(store.keys, clock)
+        await sandbox_tokens.prepare()
         flows = Flows(
             packages=packages,
             runs=runs,
             sessions=sessions,
+            sandbox_tokens=sandbox_tokens,
             results=Results(store.workers, store.runs, links, Exporter(), store.wakeups),
             leases=leases,
             access=access,

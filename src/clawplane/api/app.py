@@ -15,6 +15,8 @@ from starlette.websockets import WebSocket
 from clawplane.api import openapi
 from clawplane.api.calls import Call, Flows, Operation
 from clawplane.api.coreclaw import routes as coreclaw
+from clawplane.api.e2b import routes as e2b
+from clawplane.api.e2b.sessions import House
 from clawplane.api.edge import Edge
 from clawplane.api.mcp.routes import mcp_routes
 from clawplane.api.metrics import Metrics
@@ -29,7 +31,9 @@ def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
     """Return the ASGI application; starting and stopping the flows is the caller's."""
     metrics = Metrics()
     table = [*coreclaw.operations(), *native.operations(metrics)]
-    paths: list[BaseRoute] = routes([*table, _document_operation(table, flows.version)], flows)
+    house = House(sessions=flows.sessions, access=flows.access, tokens=flows.sandbox_tokens, clock=flows.clock)
+    paths: list[BaseRoute] = e2b.routes(house)
+    paths += routes([*table, _document_operation(table, flows.version)], flows)
     paths += mcp_routes(flows)
     paths.append(WebSocketRoute(LINK_PATH, link_endpoint))
     return Starlette(

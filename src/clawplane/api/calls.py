@@ -22,6 +22,7 @@ from clawplane.flows.leases import Leases
 from clawplane.flows.packages import Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunStarts
+from clawplane.flows.sandbox_tokens import SandboxTokens
 from clawplane.flows.sessions import Sessions
 
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class Flows:
     packages: Packages
     runs: RunStarts
     sessions: Sessions
+    sandbox_tokens: SandboxTokens
     results: Results
     leases: Leases
     access: Access

@@ -28,7 +28,7 @@ _access = logging.getLogger("clawplane.access")
 _log = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_TOKEN: Final = re.compile(r"(^|&)(token=)[^&]*")
+_TOKEN: Final = re.compile(r"(^|&)((?:token|signature)=)[^&]*")
 _CORS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, api-key",
