@@ -79,7 +79,7 @@ MEANINGS = {
     "CLAWPLANE_BIND": "address to listen on; default 127.0.0.1",
     "CLAWPLANE_DATA": "directory that holds everything; default `$XDG_DATA_HOME/clawplane`",
     "CLAWPLANE_EGRESS": "where Workers and sessions may connect to: public (default), listed or none",
-    "CLAWPLANE_EGRESS_ALLOW": "hosts as `host[:port]` that may be reached, on private addresses too; with `listed`, all",
+    "CLAWPLANE_EGRESS_ALLOW": "`host[:port]` that may be reached, on private addresses too; with `listed`, all",
     "CLAWPLANE_EGRESS_DENY": "names, `*.suffix` names, addresses and networks, each with an optional `:port`",
     "CLAWPLANE_EGRESS_UPSTREAMS": "proxies by region as `REGION=socks5://user:password@host:port`; `*` = any region",
     "CLAWPLANE_ENVIRONMENTS_MAX_BYTES": "disk that a runner's environments may take; default 20 GB",

@@ -23,7 +23,8 @@ META = {
 INTERNAL = -32603
 
 names = st.sampled_from([entry.name for entry in table()])
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20)
+numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=20)
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner))
 keys = st.sampled_from(
     ["code", "command", "timeout", "session_id", "path", "old", "new", "content", "encoding", "offset", "limit"]
