@@ -176,7 +176,9 @@ class Sessions:
         session = await self.find(caller, session_id)
         if session.state is SessionState.SLEEPING and self._leases.reach(session.job) is None:
             return LiveState(state=SessionState.SLEEPING, expires_at=session.expires_at)
-        return await self._ask(session, "sleep", asks.Sleep(save=save), LiveState)
+        state = await self._ask(session, "sleep", asks.Sleep(save=save), LiveState)
+        self._places.noted(session.id, session.job, state)  # the runner's own note comes later, by another lane
+        return state
 
     async def interrupt(self, caller: Caller, session_id: str, exec_id: str = "") -> None:
         """Interrupt an exec, or whatever runs; a session that does not live has nothing to interrupt."""

@@ -42,7 +42,7 @@ from clawplane.sandbox.zygote import Recipe
 
 __all__ = ["Member", "MemberEnd", "Resident", "ResidentError"]
 
-REPL: Final = "clawplane.sandbox.inside.repl:main"
+REPL: Final = "clawplane.sandbox.inside.repl.main:main"
 _START_SECONDS: Final = 30.0
 _KILL_SECONDS: Final = 10.0
 _FIRST_PAUSE: Final = 0.0005
