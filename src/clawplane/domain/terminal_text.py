@@ -173,7 +173,7 @@ class Folding:
             self._passed_on = False
         self._segment += data[end:]
         if len(self._segment) >= LONG_LINE:
-            whole = len(self._segment) - len(self._segment) % LONG_LINE
+            whole = _whole_pieces(self._segment)
             out += self._segment[:whole]
             del self._segment[:whole]
             self._passed_on = True
@@ -183,3 +183,13 @@ class Folding:
         if self._passed_on:
             out += b"\n"
             self._passed_on = False
+
+
+def _whole_pieces(text: bytearray) -> int:
+    """Return how much of `text` is pieces of LONG_LINE bytes, each cut before a character that would be torn."""
+    end = 0
+    while len(text) - end >= LONG_LINE:
+        end += LONG_LINE
+        while end < len(text) and text[end] & 0xC0 == 0x80:
+            end -= 1
+    return end

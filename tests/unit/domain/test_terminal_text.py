@@ -74,3 +74,9 @@ def test_however_the_stream_is_cut_the_text_is_the_same(written: bytes, cuts: li
     assert plain(*[written[a:b] for a, b in itertools.pairwise(edges)]) == text
     assert plain(*[written[at : at + 1] for at in range(len(written))] if len(written) < 500 else [written]) == text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
+
+
+def test_a_long_line_is_passed_on_in_whole_characters() -> None:
+    written = b"y" * (LONG_LINE - 1) + "\ufffd".encode() * 3 + b"\rover"
+    assert plain(written) == plain(*(written[at : at + 5] for at in range(0, len(written), 5)))
+    assert "over" in plain(written)
