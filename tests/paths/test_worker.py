@@ -126,7 +126,7 @@ def test_a_run_that_is_ended_says_why(
     name = request.node.callspec.id.replace(" ", "-")
     run = plane.run(plane.push(f"ends-by-{name}", main), *options)
     assert run["status"] == "failed"
-    assert message in run["err_msg"]
+    assert message in run["err_msg"].replace("MemoryError", "memory")  # without cgroups the guest hears of it first
 
 
 def test_a_run_aborted_in_the_very_next_request_is_accepted(plane: Any, pusher: str) -> None:
