@@ -109,10 +109,10 @@ def test_forks_are_sandboxes_of_their_own(client: Any) -> None:
         ({"network": {"deny_out": ["0.0.0.0/0"]}}, EgressRules(mode="none")),
         ({"network": {"deny_out": ["10.0.0.0/8"]}}, EgressRules(deny=("10.0.0.0/8",))),
         (
-            {"network": {"deny_out": ["0.0.0.0/0"], "allow_out": ["pypi.org"]}},
-            EgressRules(mode="listed", allow=("pypi.org",)),
+            {"network": {"deny_out": ["0.0.0.0/0"], "allow_out": ["packages.example"]}},
+            EgressRules(mode="listed", allow=("packages.example",)),
         ),
-        ({"network": {"allow_out": ["pypi.org"]}}, EgressRules(mode="listed", allow=("pypi.org",))),
+        ({"network": {"allow_out": ["packages.example"]}}, EgressRules(mode="listed", allow=("packages.example",))),
         ({"network": {"allow_out": ["0.0.0.0/0"]}}, EgressRules()),
     ],
 )
