@@ -124,6 +124,10 @@ class Plane:
         answer: dict[str, Any] = self.json("runs", "show", slug)
         return answer
 
+    def counts_memory(self) -> bool:
+        """Tell whether a cgroup counts memory here; where none does, a guest hears MemoryError before it is ended."""
+        return any(finding["ok"] for finding in self.json("doctor", check=False) if finding["id"] == "cgroup-memory")
+
     def log(self, slug: str) -> str:
         return self.cli("runs", "logs", slug).stdout
 

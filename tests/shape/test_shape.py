@@ -13,7 +13,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "src" / "clawplane"
-LONGEST_FILE = 430
+LONGEST_FILE = 420
 TABLES = {"sandbox/syscall_table.py"}
 """Files that are one table with a reason a line."""
 LONGEST_FUNCTION = 75

@@ -99,11 +99,9 @@ class Leases:
 
     def readiness(self) -> str | None:
         """Return None when a runner can take runs, else the reason why not in one sentence."""
-        if any(task.done() for task in self._tasks):
-            return "A loop of the queue has ended by a defect; restart the control plane and report its log."
         if self._closed:
             return "The control plane is shutting down."
-        return why_not_ready(self._links.values())
+        return why_not_ready(self._links.values(), self._tasks)
 
     async def runners(self) -> list[RunnerRecord]:
         """Return every runner ever heard of, newest first."""

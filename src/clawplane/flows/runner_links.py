@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, assert_never
@@ -93,8 +94,13 @@ def best_seat(links: Iterable[RunnerLink], caps: str, now: int) -> Want | None:
     return Want(runner=max(wants, key=lambda want: want.count).runner, caps=caps, count=1)
 
 
-def why_not_ready(links: Collection[RunnerLink]) -> str | None:
-    """Return None when one of the connected runners can take runs, else the reason why not in one sentence."""
+def why_not_ready(links: Collection[RunnerLink], loops: Iterable[Future[None]]) -> str | None:
+    """Return None when one of the connected runners can take runs, else the reason why not in one sentence.
+
+    `loops` are the queue's own: one that has ended has done so by a defect, and nothing is offered or expires any more.
+    """
+    if any(loop.done() for loop in loops):
+        return "A loop of the queue has ended by a defect; restart the control plane and report its log."
     if not links:
         return "No runner is connected; start one with `clawplane runner`."
     able = [link for link in links if "workers" in link.record.capabilities]

@@ -387,6 +387,16 @@ async def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
         assert "`workers`" in str(here.flows.leases.readiness())
 
 
+async def test_a_loop_that_has_ended_is_no_readiness(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here:
+        await here.runner().connect()
+        assert here.flows.leases.readiness() is None
+        offering = next(task for task in asyncio.all_tasks() if "_offering" in repr(task.get_coro()))
+        offering.cancel()
+        await asyncio.wait([offering])
+        assert "loop of the queue" in str(here.flows.leases.readiness())
+
+
 async def test_a_store_that_is_busy_for_a_moment_does_not_end_the_offering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
