@@ -77,6 +77,7 @@ def settings_page() -> str:
 MEANINGS = {
     "CLAWPLANE_API_KEY": "for clients: the key to send; for the first start of a server: the admin key",
     "CLAWPLANE_BIND": "address to listen on; default 127.0.0.1",
+    "CLAWPLANE_BODY_SECONDS": "how long the body of a request may take, uploads apart; default 60",
     "CLAWPLANE_DATA": "directory that holds everything; default `$XDG_DATA_HOME/clawplane`",
     "CLAWPLANE_EGRESS": "where Workers and sessions may connect to: public (default), listed or none",
     "CLAWPLANE_EGRESS_ALLOW": "`host[:port]` that may be reached, on private addresses too; with `listed`, all",

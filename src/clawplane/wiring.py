@@ -144,7 +144,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             wakeups=store.wakeups,
             clock=clock,
             spool=spool,
-            limits=HttpLimits(body=settings.max_body, upload=settings.max_package + _UPLOAD_FIELDS),
+            limits=HttpLimits(settings.max_body, settings.body_seconds, settings.max_package + _UPLOAD_FIELDS),
             public_url=settings.public_url,
             month_rule=settings.month_rule,
             version=clawplane.__version__,
