@@ -130,6 +130,18 @@ def until(controller: int, text: bytes, *, seconds: float = 20) -> bytes:
     return seen
 
 
+def asleep(process: subprocess.Popen[bytes], *, seconds: float = 20) -> None:
+    """Wait until a process that has shown its prompt waits for keys.
+
+    Python's readline module looks for signals only when they end its waiting: one that comes in the instant between
+    the prompt and the waiting is heard with the next key.
+    """
+    end = time.monotonic() + seconds
+    while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < end, "the prompt never waits"
+        select.select([], [], [], 0.01)
+
+
 def test_ctrl_c_interrupts_the_exec_and_the_prompt_comes_back(server: Any, environment: dict[str, str]) -> None:
     waiting = Waiting()
     server.answers = OPEN | {
@@ -153,6 +165,7 @@ def test_ctrl_c_at_the_prompt_drops_what_was_typed(server: Any, environment: dic
         until(controller, b">>> ")
         os.write(controller, b"def f():\n")
         until(controller, b"... ")
+        asleep(process)
         process.send_signal(signal.SIGINT)
         until(controller, b">>> ")
         os.write(controller, b"\x04")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clawplane.sandbox import namespaces
 from clawplane.sandbox.limits import apply_rlimits
 from clawplane.sandbox.policy import MIB, Limits
 
@@ -28,14 +29,18 @@ def test_a_core_limit_of_one_byte_is_set_and_stays_below_every_dump(in_child: An
 
 def test_open_files_and_file_sizes_are_bounded(in_child: Any, tmp_path: Path) -> None:
     def exceed() -> list[int | None]:
-        apply_rlimits(LIMITS, cgroups=True)
+        inherited = max(int(name) for name in os.listdir("/proc/self/fd"))  # of the test run: any number
+        apply_rlimits(replace(LIMITS, open_files=inherited + 64), cgroups=True)
         answers: list[int | None] = []
+        opened: list[int] = []
         try:
             while True:
-                os.dup(0)
+                opened.append(os.dup(0))
         except OSError as error:
             answers.append(error.errno)
-            os.closerange(40, 64)
+            assert opened[-1] == inherited + 63
+            for file in opened:
+                os.close(file)
         try:
             (tmp_path / "big").write_bytes(bytes(2 * MIB))
         except OSError as error:
@@ -73,6 +78,7 @@ def test_without_cgroups_a_memory_hog_gets_a_memory_error(in_child: Any) -> None
 
 def test_without_cgroups_an_ordinary_user_cannot_fork_beyond_the_limit(as_nobody: Any) -> None:
     def fork_on() -> int:
+        namespaces.unshare(namespaces.NEWUSER)  # as every guest has; the user's other processes count elsewhere
         apply_rlimits(LIMITS, cgroups=False)
         reading, writing = os.pipe()
         children = 0
