@@ -30,6 +30,7 @@ class BuildLog:
         self._on_line = on_line
         self._on_phase = on_phase
         self._phase = ""
+        self._on_step_phase: Callable[[str], None] = lambda phase: None
         self._partial = b""
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.step: deque[str] = deque(maxlen=TAIL_LINES)
@@ -40,9 +41,10 @@ class BuildLog:
         """The last lines of the whole build."""
         return "\n".join(self._tail)
 
-    def begin(self, phase: str) -> None:
-        """Start a step in the given phase."""
+    def begin(self, phase: str, on_phase: Callable[[str], None] = lambda phase: None) -> None:
+        """Start a step in the given phase; `on_phase` is told of those its output enters, besides the log's own."""
         self.step.clear()
+        self._on_step_phase = on_phase
         self._partial = b""
         self._enter(phase)
 
@@ -73,6 +75,7 @@ class BuildLog:
         for pattern, phase in _PHASES:
             if pattern.match(line):
                 self._enter(phase)
+                self._on_step_phase(phase)
         self._tail.append(line)
         self.step.append(line)
         self._on_line(line)

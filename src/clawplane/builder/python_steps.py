@@ -18,9 +18,11 @@ Theory of operation, with the attacker in mind
       cache in the build's directory, which is deleted with it. Nothing of it is ever copied to the shared side; the
       result is an environment that only Workers with the very same requirements use. The gate stays open for build
       requirements, to the indexes only, read-only where credentials are involved, and no credential is inside.
-    * Lock step: the installer is asked, from its own cache and without network, for the hashes of what was installed.
-      After set-up code has run it gets that build's private cache, and may run set-up code again, so it is confined
-      like the sources step; what it is given lies in a file whose name no set-up code could know.
+    * Lock step: the installer is asked, from its own cache and without network, for the hashes of what is installed.
+      With wheels it is asked as soon as it has resolved, beside the downloads, so that nobody waits for it; the answer
+      counts for the versions that were installed and no other. After set-up code has run it is asked at the end, gets
+      that build's private cache, and may run set-up code again, so it is confined like the sources step; what it is
+      given lies in a file whose name no set-up code could know.
     * Reading the result happens from outside, in `tree`, which follows no link.
 
     A lock of another runner's build takes the place of the requirements: the same steps, its versions, no resolution.
@@ -31,14 +33,16 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clawplane.builder.access import IndexAccess
+from clawplane.builder.build_log import BuildLog
 from clawplane.builder.errors import BuildFailed
 from clawplane.builder.gate import Gate
 from clawplane.builder.plan import MAXIMUM_LOCK_BYTES, PythonPlan
 from clawplane.builder.python_lock import PythonLock, read_python_lock
+from clawplane.builder.question import Question
 from clawplane.builder.requirements import Requirement, canonical_name
 from clawplane.builder.steps import Build
 from clawplane.builder.tools import Tools
@@ -48,6 +52,14 @@ TREE = "tree"
 _NO_WHEELS = re.compile(r"no usable wheels|[Ww]heels are required|building from source is disabled")
 _INSTALLED = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._]*[A-Za-z0-9])?)-(?P<version>[A-Za-z0-9.!+_]+)\.dist-info")
 _MAXIMUM_NAMES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Come:
+    """Requirements that came: through which of uv's caches, and the hashes that are known of them already."""
+
+    cache: Path
+    hashes: PythonLock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +99,12 @@ class PythonInstaller:
         if lock is not None:
             made_for = lock.made_for or "unknown hosts"
             build.log.say(f"The lock was made for {made_for}, this runner is {self.host}: resolving here.")
-        cache = await self._installed(build, plan, known=known, sources=sources)
-        if cache is None:
+        come = await self._installed(build, plan, known=known, sources=sources)
+        if come is None:
             raise BuildFailed(_explain(build, plan), build.log.tail)
         found = self._look(build.directory / TREE)
         if sources:
-            found = await self._add_hashes(build, found, cache)
+            found = await self._add_hashes(build, found, come)
         remove(build.directory / "cache")
         return found.text
 
@@ -106,63 +118,71 @@ class PythonInstaller:
         if await self._fetched(build, wanted, [*lock.versions], sources=sources, flags=flags) is None:
             raise BuildFailed(f"What the lock names cannot be installed: {_own_words(build)}", build.log.tail)
 
-    async def _installed(self, build: Build, plan: PythonPlan, *, known: str | None, sources: bool) -> Path | None:
+    async def _installed(self, build: Build, plan: PythonPlan, *, known: str | None, sources: bool) -> _Come | None:
         """Install what the plan asks for, see `_fetched`."""
         if known:
-            bare = read_python_lock(known).bare
-            if await self._attempt(build, bare, gate=None, flags=["--offline", "--no-deps"]):
-                return self.shared / "uv"
+            lock = read_python_lock(known)
+            if await self._attempt(build, lock.bare, gate=None, flags=["--offline", "--no-deps"]):
+                return _Come(self.shared / "uv", lock)
         return await self._fetched(build, plan.text, [each.name for each in plan.requirements], sources=sources)
 
     async def _fetched(
         self, build: Build, wanted: str, names: Sequence[str], *, sources: bool, flags: Sequence[str] = ()
-    ) -> Path | None:
-        """Install requirements from the index; return the cache they came through, None when they did not come."""
+    ) -> _Come | None:
+        """Install requirements from the index; return None when they did not come."""
         gate = await self.access.python_gate(names, build.log.say)
-        if await self._attempt(build, wanted, gate=gate, flags=flags):
-            return self.shared / "uv"
+        if come := await self._attempt(build, wanted, gate=gate, flags=flags):
+            return come
         lacking = any(_NO_WHEELS.search(line) for line in build.log.step)
         if lacking and sources:
             build.log.say("There is no wheel for everything; building from source, isolated.")
             gate = await self.access.python_gate(names, build.log.say)
-            built = await self._attempt(build, wanted, gate=gate, from_source=True, flags=flags)
-            return build.directory / "cache" if built else None
+            return await self._attempt(build, wanted, gate=gate, from_source=True, flags=flags)
         if lacking or gate.reached:
             return None
         build.log.say("The package index cannot be reached; trying what is cached on this runner.")
         failed = list(build.log.step)
-        if await self._attempt(build, wanted, gate=None, flags=["--offline", *flags]):
-            return self.shared / "uv"
+        if come := await self._attempt(build, wanted, gate=None, flags=["--offline", *flags]):
+            return come
         build.log.step.clear()
         build.log.step.extend(failed)
         return None
 
-    async def _add_hashes(self, build: Build, lock: PythonLock, cache: Path) -> PythonLock:
+    async def _add_hashes(self, build: Build, lock: PythonLock, come: _Come) -> PythonLock:
         """Return the lock with the hashes the index names, as far as it does."""
+        if come.hashes is not None:
+            lock = lock.with_hashes(come.hashes)
+        if lock.unchecked:
+            found = await self._ask_for_hashes(build, lock.bare, come.cache, ["--no-deps"])
+            lock = lock if found is None else lock.with_hashes(found)
+        if lock.unchecked:
+            build.log.say(f"warning: the index names no hash of {', '.join(lock.unchecked)}; the lock has its version.")
+        return lock
+
+    async def _ask_for_hashes(
+        self, build: Build, wanted: str, cache: Path, flags: Sequence[str] = ()
+    ) -> PythonLock | None:
+        """Ask uv, without network, for the versions and hashes of requirements that it has just resolved."""
         private = cache != self.shared / "uv"
         name = uuid.uuid4().hex
         pins, answer = build.directory / f"{name}.in", build.directory / f"{name}.out"
         with pins.open("x", encoding="utf-8") as file:
-            file.write(lock.bare)
+            file.write(wanted)
         only = [] if private else ["--only-binary", ":all:"]
-        wanted = ["--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "--offline", *only]
+        options = ["--generate-hashes", "--no-header", "--no-annotate", "--offline", *only, *flags]
         python = str(self.tools.python.executable)
         succeeded = await build.run(
             "locking",
-            [str(self.tools.uv), "pip", "compile", "-q", "--python", python, *wanted, "-o", str(answer), str(pins)],
+            [str(self.tools.uv), "pip", "compile", "-q", "--python", python, *options, "-o", str(answer), str(pins)],
             environment=build.base_environment() | self.variables(cache),
             readable=self._readable(),
             writable=[build.directory if private else self.shared],
         )
         try:
-            found = read_python_lock(read_regular(answer, MAXIMUM_LOCK_BYTES).decode()) if succeeded else None
+            return read_python_lock(read_regular(answer, MAXIMUM_LOCK_BYTES).decode()) if succeeded else None
         except (UnusableTree, UnicodeDecodeError, BuildFailed) as error:
             build.log.say(f"warning: {error}")
-            found = None
-        lock = lock if found is None else lock.with_hashes(found)
-        if lock.unchecked:
-            build.log.say(f"warning: the index names no hash of {', '.join(lock.unchecked)}; the lock has its version.")
-        return lock
+            return None
 
     def _look(self, tree: Path) -> PythonLock:
         """Derive the lock from the names of the installed metadata directories."""
@@ -176,8 +196,8 @@ class PythonInstaller:
 
     async def _attempt(
         self, build: Build, wanted: str, *, gate: Gate | None, from_source: bool = False, flags: Sequence[str] = ()
-    ) -> bool:
-        """Install into a new tree."""
+    ) -> _Come | None:
+        """Install into a new tree; return None when the installer failed."""
         tree = build.directory / TREE
         remove(tree)
         self._make_environment(tree)
@@ -186,14 +206,22 @@ class PythonInstaller:
         cache = build.private_directory("cache") if from_source else self.shared / "uv"
         only = [] if from_source else ["--only-binary", ":all:"]
         python = tree / "bin" / "python"
-        return await build.run(
-            "resolving",
-            [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *flags],
-            environment=build.base_environment() | self.variables(cache),
-            readable=self._readable(),
-            writable=[build.directory if from_source else self.shared],
-            gate=gate,
-        )
+        quiet = replace(build, log=BuildLog(lambda line: None, lambda phase: None))
+        hashes = Question(lambda: self._ask_for_hashes(quiet, wanted, cache))
+        early = gate is not None and not from_source and "--no-deps" not in flags
+        try:
+            succeeded = await build.run(
+                "resolving",
+                [str(self.tools.uv), "pip", "install", "--python", str(python), "-r", str(file), *only, *flags],
+                environment=build.base_environment() | self.variables(cache),
+                readable=self._readable(),
+                writable=[build.directory if from_source else self.shared],
+                gate=gate,
+                on_phase=lambda phase: hashes.ask() if early and phase == "downloading" else None,
+            )
+            return _Come(cache, await hashes.answer()) if succeeded else None
+        finally:
+            await hashes.close()
 
     def _make_environment(self, tree: Path) -> None:
         """Lay out an empty, relocatable virtual environment: three links and a file, quicker than asking a program."""

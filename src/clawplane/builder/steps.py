@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,13 @@ class Build:
         readable: Sequence[Path],
         writable: Sequence[Path],
         gate: Door | None = None,
+        on_phase: Callable[[str], None] = lambda phase: None,
     ) -> bool:
-        """Run a step and tell whether it succeeded; raise BuildFailed when it was ended from outside."""
-        self.log.begin(phase)
+        """Run a step and tell whether it succeeded; raise BuildFailed when it was ended from outside.
+
+        on_phase is told of each phase the command enters by what it prints.
+        """
+        self.log.begin(phase, on_phase)
         outcome = await self.launcher.run(
             argv,
             environment=environment,

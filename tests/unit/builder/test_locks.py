@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,16 @@ async def test_set_up_code_of_other_bytes_than_the_locked_ones_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
+async def test_nobody_waits_for_the_hashes_of_wheels(cache, launcher, index) -> None:
+    index.add_wheel("alpha", "1.0")
+    phases: list[str] = []
+    environment = await build(cache, launcher, "alpha", on_progress=phases.append)
+    assert phases == ["resolving", "downloading", "installing"]
+    (asked,) = [step for step in launcher.steps if "compile" in step.argv]
+    assert not asked.online
+    assert read_python_lock(environment.lock).unchecked == []
+
+
 async def test_hashes_are_asked_for_without_network_and_after_set_up_code_where_it_was(
     cache, launcher, index, root: Path
 ) -> None:
@@ -139,25 +150,40 @@ async def test_a_lock_made_for_another_host_is_resolved_here_and_the_log_says_so
     assert lines[0].endswith("resolving here.")
 
 
-async def test_an_index_without_hashes_gives_a_lock_of_versions_and_the_log_says_so(
+async def test_where_the_index_names_no_hash_the_lock_has_that_of_the_file_that_came(cache, launcher, index) -> None:
+    index.add_wheel("alpha", "1.0")
+    index.name_no_hashes("alpha")
+    lock = read_python_lock((await build(cache, launcher, "alpha")).lock)
+    (alpha,) = [pin for pin in lock.pins if pin.name == "alpha"]
+    assert set(alpha.hashes) == index.hashes("alpha")
+
+
+async def test_a_source_that_the_index_has_no_hash_of_gives_its_version_and_the_log_says_so(
+    cache, launcher, index, lines
+) -> None:
+    index.add_source("sourced", "1.0", "    pass")
+    index.name_no_hashes("sourced")
+    environment = await build(cache, launcher, "sourced", on_log=lines.append)
+    assert "sourced==1.0\n" in environment.lock
+    assert "warning: the index names no hash of sourced; the lock has its version." in lines
+
+
+async def test_a_lock_without_hashes_gives_its_versions_and_the_log_says_so(
     cache, elsewhere, launcher, index, lines
 ) -> None:
     index.add_wheel("alpha", "1.0")
-    index.name_no_hashes("alpha")
-    first = await build(cache, launcher, "alpha", on_log=lines.append)
-    assert "warning: the index names no hash of alpha; the lock has its version." in lines
+    lock = re.sub(r" --hash=\S+(?=\n)", "", (await build(cache, launcher, "alpha")).lock, count=1)
     index.add_wheel("alpha", "2.0")
-    second = await build(elsewhere, launcher, "alpha", lock=first.lock, on_log=lines.append)
+    environment = await build(elsewhere, launcher, "alpha", lock=lock, on_log=lines.append)
     assert "The lock has no hash of alpha: only versions are compared there." in lines
-    assert second.lock == first.lock
-    assert (second.site_directories[0] / "alpha.py").read_text() == "version = '1.0'\n"
+    assert environment.lock == lock
+    assert (environment.site_directories[0] / "alpha.py").read_text() == "version = '1.0'\n"
 
 
 async def test_a_lock_of_versions_still_checks_the_hashes_it_has(cache, elsewhere, launcher, index) -> None:
     for name in ("alpha", "beta"):
         index.add_wheel(name, "1.0")
-    index.name_no_hashes("alpha")
-    lock = (await build(cache, launcher, "alpha\nbeta")).lock
+    lock = re.sub(r"(alpha==\S+) .*", r"\1", (await build(cache, launcher, "alpha\nbeta")).lock)
     index.add_wheel("beta", "1.0", {"beta.py": "evil = True\n"})
     with pytest.raises(BuildFailed, match=r"beta==1\.0"):
         await build(elsewhere, launcher, "alpha\nbeta", lock=lock)
