@@ -9,7 +9,8 @@ Theory of operation
   each member is born into a cgroup of its own inside the resident's, that no guest can leave. It is killed in one
   stroke from outside, however busy the sandbox is, and is gone when the kernel says that it is empty. Subreapers in
   place of it would cost a process per member and would catch the copies an interpreter makes of itself.
-- Without cgroups a part of the tree over /proc takes its place (polled_tree.PolledPart), which may end too much.
+- Without cgroups a part of the tree over /proc takes its place (polled_tree.PolledPart), which may end too much. A
+  fork that pid 1 has not reported yet looks like an orphan there, so nothing is born while a part is struck.
 - An adopted copy is moved to a cgroup of its own by pid 1, its parent, before anybody asks it for anything.
 - The kernel kills members before pid 1 when memory is out; the counter of such kills tells why a member died.
   When pid 1 itself falls, the verdict on the resident is `memory`.
@@ -77,6 +78,7 @@ class Resident(GuestProcess):
         self._left_over: list[Part] = []
         self._host_pids: set[int] = set()
         self._sending = asyncio.Lock()
+        self._births = asyncio.Lock()
         self._frozen = False
         self._oom_kills_seen = 0
 
@@ -155,7 +157,7 @@ class Resident(GuestProcess):
         await self._wake()
         pause = _FIRST_PAUSE
         deadline = self._loop.time() + _KILL_SECONDS
-        while member.part is not None and not await self._loop.run_in_executor(self._executor, _strike, member.part):
+        while member.part is not None and not await self._struck(member.part):
             if self._loop.time() > deadline:
                 self._kill("aborted")
                 break
@@ -245,8 +247,9 @@ class Resident(GuestProcess):
         self._waiting[number] = answer
         try:
             self._must_live()
-            await self._send_order(orders.encode(Order(kind, number, detail)), descriptors)
-            member = await answer
+            async with self._without_births():
+                await self._send_order(orders.encode(Order(kind, number, detail)), descriptors)
+                member = await answer
         except BaseException:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 answer.result().send(signal.SIGKILL)  # it came while whoever asked was going away
@@ -323,6 +326,14 @@ class Resident(GuestProcess):
     def _must_live(self) -> None:
         if not self.alive or self._ended is not None:
             raise ResidentError("the sandbox has ended")
+
+    async def _struck(self, part: Part) -> bool:
+        async with self._without_births():
+            return await self._loop.run_in_executor(self._executor, _strike, part)
+
+    def _without_births(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let one thing at a time make or strike processes, where who belongs together is found by looking."""
+        return self._births if self._group.tree is not None else contextlib.nullcontext()
 
     def _walked(self, member: Member) -> Part | None:
         tree = self._group.tree

@@ -66,16 +66,18 @@ class Copy:
         pipes, out, err = make_pipes()
         talk = Conversation(ours)
         try:
-            await self._talk.resume([out, err, theirs.fileno()])
+            try:
+                await self._talk.resume([out, err, theirs.fileno()])
+            finally:  # the copy alone holds its ends now, so we hear when it ends
+                theirs.close()
+                for descriptor in (out, err):
+                    os.close(descriptor)
             await talk.ready()
         except Gone as error:
             talk.close()
             pipes.close()
             raise Unavailable(f"The copy of the interpreter is gone: {error}.") from None
         finally:
-            theirs.close()
-            for descriptor in (out, err):
-                os.close(descriptor)
             self._talk.close()
             self._talk = None
         interpreter = Interpreter(self._member, talk, pipes)

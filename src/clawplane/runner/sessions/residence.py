@@ -123,24 +123,25 @@ class Residence:
         nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         talk = Conversation(ours)
         try:
-            member = await self.resident.fork_python(
-                stdin=nothing,
-                stdout=out,
-                stderr=err,
-                control=theirs.fileno(),
-                environment=environment,
-                working_directory=WORKSPACE,
-                entry_point=ENTRY_POINT,
-            )
+            try:
+                member = await self.resident.fork_python(
+                    stdin=nothing,
+                    stdout=out,
+                    stderr=err,
+                    control=theirs.fileno(),
+                    environment=environment,
+                    working_directory=WORKSPACE,
+                    entry_point=ENTRY_POINT,
+                )
+            finally:  # the interpreter alone holds its ends now, so we hear when it ends
+                theirs.close()
+                for descriptor in (out, err, nothing):
+                    os.close(descriptor)
             await talk.ready()
         except (ResidentError, Gone) as error:
             talk.close()
             pipes.close()
             raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
-        finally:
-            theirs.close()
-            for descriptor in (out, err, nothing):
-                os.close(descriptor)
         return Interpreter(member, talk, pipes)
 
     async def start_program(

@@ -9,6 +9,7 @@ import pytest
 from clawplane.domain.asks import Branch, Nothing, Reset, Rollback, Sleep, StatFile
 from clawplane.domain.sessions import SessionState
 from clawplane.runner.jobs.job import CannotPrepare
+from clawplane.runner.sessions import residence
 
 SLEEPING, RUNNING = SessionState.SLEEPING, SessionState.RUNNING
 
@@ -103,6 +104,14 @@ async def test_a_reset_forgets_everything(stay):
     await stay.python("x = 1")
     await stay.ask("reset", Reset()).answer()
     assert await value(stay, "'x' in globals()") == "False"
+
+
+async def test_an_interpreter_that_ends_before_it_is_ready_is_told_at_once(stay, monkeypatch):
+    monkeypatch.setattr(residence, "ENTRY_POINT", "os:_exit")
+    with pytest.raises(Exception, match="could not be started: the interpreter has closed"):
+        await stay.ask("reset", Reset()).answer()
+    monkeypatch.undo()
+    assert await value(stay, "1 + 1") == "2"
 
 
 async def test_a_context_is_reset_without_the_others(stay):

@@ -52,6 +52,15 @@ async def test_what_a_program_left_behind_ends_when_its_tree_is_killed_later(res
     assert await residents.processes(resident) == [1]
 
 
+async def test_a_member_that_is_born_while_another_one_is_killed_lives(residents: Any) -> None:
+    resident = await residents.open()
+    old = await residents.fork(resident)
+    for turn in range(40):
+        _, new = await asyncio.gather(resident.kill_tree(old.member), residents.fork(resident))
+        assert await new.ask(f"answer = {turn}") == turn
+        old = new
+
+
 async def test_killing_one_tree_spares_an_interpreter_and_its_older_daemons(residents: Any) -> None:
     resident = await residents.open()
     python = await residents.fork(resident)
