@@ -46,6 +46,7 @@ from clawplane.flows.upkeep import clear_spool
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
+from clawplane.runner.sessions.trial import finding_of, remembered
 from clawplane.runner.settings import EgressSettings, RunnerSettings
 from clawplane.sandbox.probe import probe
 from clawplane.sdk.scaffold import ScaffoldError
@@ -271,9 +272,10 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
     )
 
 
-def doctor() -> list[dict[str, Any]]:
-    """Return what this host offers for isolation, one finding a line."""
-    return [asdict(finding) for finding in probe()]
+def doctor(data: Path) -> list[dict[str, Any]]:
+    """Return what this host offers for isolation, one finding a line; `data` holds a runner's verdict on it."""
+    verdict = remembered(data / "runner" / "selftest.json")
+    return [asdict(finding) for finding in [*probe(), *([] if verdict is None else [finding_of(verdict)])]]
 
 
 def scaffold(language: str, name: str, target: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -200,13 +201,39 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     plane.stop()
 
 
+@pytest.fixture(scope="session")
+def verdict(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a runner on this host finds when it attacks its own sandbox: once for all planes, not once for each."""
+    shared = tmp_path_factory.getbasetemp().parent / "selftest.json"
+    if not shared.exists():
+        subprocess.run([sys.executable, "-c", TRIAL, str(shared)], timeout=110, check=True)
+    return shared
+
+
+TRIAL = """
+import asyncio, pathlib, sys, tempfile
+from clawplane.domain.clock import SystemClock
+from clawplane.runner.sessions.trial import Trial
+from clawplane.sandbox.launch import Sandbox
+async def main(memory):
+    with tempfile.TemporaryDirectory() as state:
+        sandbox = await Sandbox.open(state_directory=pathlib.Path(state))
+        trial = Trial(sandbox, memory, clock=SystemClock())
+        trial.begin()
+        await trial.passed()
+        await sandbox.close()
+asyncio.run(main(pathlib.Path(sys.argv[1])))
+"""
+
+
 @pytest.fixture
-def make_plane(tmp_path: Path) -> Iterator[Callable[..., Plane]]:
+def make_plane(tmp_path: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
     """Make planes that a test may break; each is stopped at its end."""
     planes: list[Plane] = []
 
     def make(name: str = "plane", **options: Any) -> Plane:
-        (tmp_path / name).mkdir()
+        (tmp_path / name / "runner").mkdir(parents=True)
+        shutil.copy(verdict, tmp_path / name / "runner" / "selftest.json")
         plane = Plane(tmp_path / name, **options)
         planes.append(plane)
         return plane

@@ -232,3 +232,13 @@ def test_shipping_after_the_end_is_refused(side: RunnerSide) -> None:
     leased(side)
     side.end(JobId(1), 10, DONE)
     assert side.ship(JobId(1), 10, row(), [], None) is None
+
+
+def test_what_a_runner_cannot_offer_is_said_at_once_and_after_every_reconnect(side: RunnerSide) -> None:
+    greet(side)
+    side.take()
+    side.unable({"workers": "the host does not hold"}, {"workers": 0})
+    said = side.take()
+    assert said == [Free(free={"workers": 0}, unable={"workers": "the host does not hold"})]
+    greet(side)
+    assert [frame for frame in side.take() if isinstance(frame, Free)] == said

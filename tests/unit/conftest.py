@@ -60,6 +60,7 @@ class FakeControlPlane:
         self.runners: dict[RunnerId, RunnerRecord] = {}
         self.connection: RunnerConnection | None = None
         self.connections = 0
+        self.unable: dict[str, str] = {}
         self.free_slots: dict[str, int] = {}
         self.leases: dict[JobId, Claim] = {}
         self.confirmed: set[JobId] = set()
@@ -141,9 +142,10 @@ class FakeControlPlane:
         self.held = tuple(held)
         self.changes.note()
 
-    async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
+    async def free(self, runner: RunnerId, free: dict[str, int], unable: dict[str, str] | None = None) -> None:
         await self._note("free", free)
         self.free_slots = free
+        self.unable = self.unable if unable is None else unable
         self.changes.note()
 
     async def confirm(self, runner: RunnerId, claim: Claim) -> bool:

@@ -19,7 +19,7 @@ from clawplane import logs
 from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, log_text, say, show_json, tell
 from clawplane.cli.supervise import Child, supervise
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
-from clawplane.settings import checked_slots, read_token, runner_settings, serve_settings, write_private
+from clawplane.settings import checked_slots, data_directory, read_token, runner_settings, serve_settings, write_private
 
 Data = Annotated[
     Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")
@@ -240,10 +240,11 @@ def _labels(pairs: list[str]) -> dict[str, str]:
     return labels
 
 
-def doctor(*, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
+def doctor(*, data: Data = None, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
     """Report what this host offers for isolating Workers, and how to mend what it lacks.
 
-    Exit code 0 when Workers can run isolated here, 1 when something they need is missing.
+    What a runner of the data directory has found when it attacked its own sandbox is told, too. Exit code 0 when
+    Workers can run isolated here, 1 when something they need is missing.
 
     Example: `clawplane doctor --json`
 
@@ -254,7 +255,10 @@ def doctor(*, json: Annotated[bool, Parameter(name="--json", negative="")] = Fal
     """
     from clawplane import wiring  # noqa: PLC0415 - see serve
 
-    findings = wiring.doctor()
+    try:
+        findings = wiring.doctor(data_directory(data, os.environ))
+    except ClawplaneError as error:
+        _refuse(error)
     if json:
         show_json(findings)
     else:

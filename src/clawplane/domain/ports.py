@@ -380,8 +380,11 @@ class Dispatch(Protocol):
         """Note a sign of life; drops and cancels go out on the connection."""
         ...
 
-    async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
-        """Note free slots by capability; offers follow when jobs wait."""
+    async def free(self, runner: RunnerId, free: dict[str, int], unable: dict[str, str] | None = None) -> None:
+        """Note free slots by capability; offers follow when jobs wait.
+
+        `unable` says why announced capabilities are not offered now; None leaves what was said before.
+        """
         ...
 
     async def confirm(self, runner: RunnerId, claim: Claim) -> bool:

@@ -48,7 +48,7 @@ from clawplane.domain.ports import (
 )
 from clawplane.domain.session_rules import LOST
 from clawplane.domain.sessions import LiveState
-from clawplane.flows import channels, closing, traffic
+from clawplane.flows import channels, closing, runner_links, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
 from clawplane.flows.runner_links import OfferedJob, RunnerLink, best_seat, record_of, why_not_ready
@@ -122,9 +122,9 @@ class Leases:
         link = self._links.get(runner)
         return None if link is None else link.connection
 
-    def offers(self, caps: str) -> bool:
-        """Tell whether a connected runner that is not leaving offers a capability."""
-        return any(caps in link.record.capabilities and not link.draining for link in self._links.values())
+    def refusal(self, caps: str) -> str | None:
+        """Return None when a runner offers a capability, else why none does; "" when none says why."""
+        return runner_links.why_unable(self._links.values(), caps)
 
     async def offer_now(self, caps: str) -> None:
         """Offer the first job that waits for `caps` without waiting for a tick, if a slot is free.
@@ -205,11 +205,11 @@ class Leases:
         result = await self._queue.heartbeat(runner, held, now=self._clock.now_ms())
         self._tell(runner, link.connection, result)
 
-    async def free(self, runner: RunnerId, free: dict[str, int]) -> None:
-        """Note free slots by capability."""
+    async def free(self, runner: RunnerId, free: dict[str, int], unable: dict[str, str] | None = None) -> None:
+        """Note free slots by capability, and why announced capabilities are not offered."""
         link = self._links.get(runner)
         if link is not None:
-            link.said_free(free, self._clock.now_ms())
+            link.said_free(free, self._clock.now_ms(), unable)
             if link.wants(link.heard_at):
                 self._tick.set()
 

@@ -27,11 +27,22 @@ class RunnerLink:
         """Offers on their way, with their capabilities: the runner cannot have counted them yet."""
         self.reserved: Counter[str] = Counter()
         """Slots for which an offer is being stored."""
+        self.unable: dict[str, str] = {}
+        """Why capabilities are not offered that it has announced."""
         self.draining = False
         self.heard_at = now
 
-    def said_free(self, free: dict[str, int], now: int) -> None:
-        """Take a runner's word about its free slots, less the offers that it cannot have counted."""
+    def offers(self, caps: str) -> bool:
+        """Tell whether this runner can be given jobs of a capability at all."""
+        return caps in self.record.capabilities and not self.draining and kind_of(caps) not in self.unable
+
+    def said_free(self, free: dict[str, int], now: int, unable: dict[str, str] | None = None) -> None:
+        """Take a runner's word about its free slots, less the offers that it cannot have counted.
+
+        `unable` says which capabilities it does not offer now and why; None leaves what it said before.
+        """
+        if unable is not None:
+            self.unable = unable
         on_their_way = Counter(caps for offered in self.unanswered.values() for caps in offered)
         self.free = {caps: count - on_their_way[caps] for caps, count in free.items()}
         self.heard_at = now
@@ -44,7 +55,7 @@ class RunnerLink:
         return [
             Want(runner=self.record.id, caps=caps, count=left)
             for caps, count in self.free.items()
-            if (left := count - self.reserved[caps]) > 0 and caps in offered
+            if (left := count - self.reserved[caps]) > 0 and caps in offered and kind_of(caps) not in self.unable
         ]
 
     def reserve(self, wants: Sequence[Want]) -> None:
@@ -135,5 +146,19 @@ def capabilities_of(kind: JobKind, runner: RunnerId) -> tuple[str, ...]:
             return ("workers",)
         case JobKind.SESSION:
             return (caps_of(None), caps_of(runner))
+def why_unable(links: Collection[RunnerLink], caps: str) -> str | None:
+    """Return None when a runner offers a capability, else why the first that could does not, "" when none says why."""
+    if any(link.offers(caps) for link in links):
+        return None
+    kind, _, bound_to = caps.partition("@")
+    reasons = (link.unable.get(kind, "") for link in links if bound_to in ("", link.record.id))
+    return next(filter(None, reasons), "")
+
+
+def kind_of(caps: str) -> str:
+    """Return the capability that one bound to a runner is a part of."""
+    return caps.partition("@")[0]
+
+
         case _:
             assert_never(kind)

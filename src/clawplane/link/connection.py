@@ -164,6 +164,11 @@ class Link:
         self._side.free(free, tell=tell)
         self._said.set()
 
+    def unable(self, reasons: dict[str, str], free: dict[str, int]) -> None:
+        """Say which capabilities are not offered and why, and how many slots are free then."""
+        self._side.unable(reasons, free)
+        self._said.set()
+
     def drain(self) -> None:
         """Ask for no more offers."""
         self._side.drain()

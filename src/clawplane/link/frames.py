@@ -52,6 +52,8 @@ class Free(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The free slots have changed."""
 
     free: dict[str, int]
+    unable: dict[str, str] = {}
+    """Why capabilities that were announced are not offered now, in a sentence each."""
 
 
 class Confirm(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -81,6 +81,7 @@ class RunnerSide:
         self._held: dict[JobId, _Held] = {}
         self._outbox: deque[RunnerFrame] = deque()
         self._free: dict[str, int] = dict(identity.slots)
+        self._unable: dict[str, str] = {}
         self._draining = False
         self._beat = 0
         self._beats: deque[tuple[int, float]] = deque()
@@ -167,7 +168,12 @@ class RunnerSide:
         """Note how many slots are free now; heartbeats say it, and a Free at once when `tell`."""
         self._free = dict(free)
         if tell:
-            self._say(Free(free=self._free))
+            self._say_free()
+
+    def unable(self, reasons: dict[str, str], free: dict[str, int]) -> None:
+        """Say which capabilities are not offered and why, now and after every reconnect, and what is free then."""
+        self._unable = dict(reasons)
+        self.free(free)
 
     def drain(self) -> None:
         """Ask for no more offers, now and after every reconnect."""
@@ -248,6 +254,9 @@ class RunnerSide:
 
     # Inside
 
+    def _say_free(self) -> None:
+        self._say(Free(free=self._free, unable=self._unable))
+
     def _say(self, frame: RunnerFrame) -> None:
         if self.welcomed:
             self._outbox.append(frame)
@@ -274,7 +283,7 @@ class RunnerSide:
                 self._say(Confirm(claim=held.claim))
         if self._draining:
             self._say(Draining())
-        self._say(Free(free=self._free))
+        self._say_free()
         return heard
 
     def _resume(self, held: _Held, stored: int) -> list[ServerFrame]:

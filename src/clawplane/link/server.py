@@ -57,6 +57,8 @@ from clawplane.link.outbox import DEFECT, POLICY, TRY_AGAIN, Outbox
 Authenticate = Callable[[str], Awaitable[bool]]
 """Tell whether a token may run jobs; the empty string stands for no token."""
 
+_LONGEST_REASON = 600
+
 _log = logging.getLogger(__name__)
 
 
@@ -239,7 +241,8 @@ class _Conversation:
             case End():
                 await self._end(frame)
             case Free():
-                await dispatch.free(runner, frame.free)
+                unable = {caps: _sentence(reason) for caps, reason in frame.unable.items()}
+                await dispatch.free(runner, frame.free, unable)
             case Decline():
                 await dispatch.decline(runner, frame.claim, _short(frame.reason))
             case Noted():
@@ -343,6 +346,11 @@ def _checked_hello(frame: RunnerFrame) -> Hello:
 def _bearer(socket: WebSocket) -> str:
     scheme, _, token = socket.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _sentence(reason: str) -> str:
+    """Return a runner's word on one line that people may be shown."""
+    return "".join(each if each.isprintable() else " " for each in reason[:_LONGEST_REASON])
 
 
 def _short(reason: str) -> str:

@@ -39,6 +39,7 @@ from clawplane.runner.workshop import Workshop, workshop
 from clawplane.sandbox.launch import Sandbox, SandboxUnavailable
 
 _DAY = 86_400.0
+_NOT_ISOLATED = "Code sessions are refused on this runner: it works without isolation (--unsafe-no-sandbox)."
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +117,11 @@ def _runner(settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _
         ended=collector.ended,
         asked=None if shop.sessions is None else shop.sessions.asked,
     )
+    capability = CAPABILITY[JobKind.SESSION]
+    if shop.sessions is None and settings.sessions:
+        runner.unable(capability, _NOT_ISOLATED)
+    if shop.sessions is not None:
+        shop.sessions.trial.listen(lambda reason: runner.unable(capability, reason))
     return runner
 
 

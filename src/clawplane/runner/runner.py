@@ -92,6 +92,13 @@ class Runner:
         for key in self._tasks:
             self._attempts[key].leave()
 
+    def unable(self, capability: str, reason: str) -> None:
+        """Offer a capability no more, for a reason in one sentence; "" offers it again."""
+        self._slots.unable.pop(capability, None)
+        if reason:
+            self._slots.unable[capability] = reason
+        self.link.unable(self._slots.unable, self._slots.free)
+
     async def serve(self) -> None:
         """Run until drained or cancelled; raises LinkRefused when the control plane does not want this runner."""
         linking = asyncio.create_task(self.link.run())

@@ -26,16 +26,21 @@ class Slots:
     def __init__(self, total: Mapping[str, int]) -> None:
         self._total = dict(total)
         self._taken = dict.fromkeys(total, 0)
+        self.unable: dict[str, str] = {}
+        """Why capabilities are not offered now; they have no free slot."""
 
     @property
     def free(self) -> dict[str, int]:
         """Return how many are free, by capability."""
-        return {capability: total - self._taken[_pool(capability)] for capability, total in self._total.items()}
+        return {
+            capability: 0 if _pool(capability) in self.unable else total - self._taken[_pool(capability)]
+            for capability, total in self._total.items()
+        }
 
     def take(self, kind: JobKind) -> bool:
         """Take a slot for a job; False when none is free."""
         capability = CAPABILITY[kind]
-        if self._taken.get(capability, 0) >= self._total.get(capability, 0):
+        if capability in self.unable or self._taken.get(capability, 0) >= self._total.get(capability, 0):
             return False
         self._taken[capability] += 1
         return True

@@ -22,6 +22,7 @@ from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.places import Places
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.residence import Ground
+from clawplane.runner.sessions.trial import Trial
 from clawplane.runner.sessions.world import World, certificates_of, index_variables
 from clawplane.runner.settings import RunnerSettings
 from clawplane.runner.workspace import PackageCache
@@ -77,7 +78,9 @@ async def workshop(
             clock=clock,
         )
         world = World(tools.python, runtimes, index_variables(tools.indexes), certificates_of(tools.indexes))
-        sessions = House(Ground(isolation, world, exits), profiles, Places(settings.data), settings, clock=clock)
+        trial = Trial(isolation, settings.data / "selftest.json", clock=clock)
+        ground = Ground(isolation, world, exits)
+        sessions = House(ground, profiles, Places(settings.data), settings, clock=clock, trial=trial)
     try:
         if sessions is not None:
             await sessions.start()

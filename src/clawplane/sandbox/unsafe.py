@@ -52,6 +52,11 @@ class UnsafeLauncher:
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="unsafe")
         self._following: dict[UnsafeProcess, asyncio.Task[None]] = {}
 
+    @property
+    def cgroup_mode(self) -> str:
+        """Say that nothing is limited by cgroups."""
+        return "none"
+
     async def zygote(
         self, *, key: str, python: str, preload: Sequence[str] = (), site_directories: Sequence[str] = ()
     ) -> UnsafeZygote:

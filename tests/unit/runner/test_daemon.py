@@ -36,10 +36,12 @@ async def test_the_unsafe_flag_starts_without_a_sandbox_loudly_and_with_one_slot
 ) -> None:
     found: asyncio.Future[Runner] = asyncio.get_running_loop().create_future()
     with caplog.at_level(logging.WARNING):
-        task = asyncio.create_task(run_runner(replace(settings, unsafe_no_sandbox=True), serving=found.set_result))
+        changed = replace(settings, unsafe_no_sandbox=True, sessions=True)
+        task = asyncio.create_task(run_runner(changed, serving=found.set_result))
         runner = await found
     await plane.changes.until(lambda: plane.free_slots, "the runner offers its slots")
     assert plane.free_slots == {"workers": 1, "builds": 1}
+    assert "without isolation" in plane.unable["sessions"]
     assert any("WITHOUT isolation" in record.getMessage() for record in caplog.records)
     runner.drain()
     await task

@@ -200,10 +200,11 @@ class EventList(Struct, rename={"items": "list"}):
 
 
 class Health(Struct):
-    """Whether runs can be taken; `reason` says why not."""
+    """Whether runs can be taken, `reason` says why not; `sessions` why code sessions cannot, where that is refused."""
 
     ready: bool
     reason: str
+    sessions: str = ""
 
 
 def version_body(worker: Worker, version: WorkerVersion, *, unchanged: bool = False) -> VersionBody:

@@ -16,6 +16,7 @@ from clawplane.api.native.logs import NDJSON, SSE, wants_events
 from clawplane.domain.access import Scope
 from clawplane.domain.errors import ClawplaneError, NotFound
 from clawplane.domain.events import Event
+from clawplane.domain.session_rules import caps_of
 from clawplane.flows import channels
 from clawplane.flows.access import require
 
@@ -30,7 +31,8 @@ async def health(call: Call) -> Response:
         await call.flows.queue.depth()
     except ClawplaneError as error:
         reason = f"The store does not answer: {error.message}"
-    body = shapes.Health(ready=reason is None, reason=reason or "")
+    sessions = call.flows.leases.refusal(caps_of(None)) or ""
+    body = shapes.Health(ready=reason is None, reason=reason or "", sessions=sessions)
     return Response(
         msgspec.json.encode(body),
         status_code=200 if reason is None else 503,

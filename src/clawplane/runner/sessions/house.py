@@ -27,6 +27,7 @@ from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
+from clawplane.runner.sessions.trial import PROGRESS, Trial
 from clawplane.runner.sessions.world import stands_in
 from clawplane.runner.settings import RunnerSettings
 
@@ -59,8 +60,11 @@ class House:
         settings: RunnerSettings,
         *,
         clock: Clock,
+        trial: Trial,
     ) -> None:
+        """`trial` decides whether anybody's code may run here."""
         self.profiles = profiles
+        self.trial = trial
         self._ground = ground
         self._places = places
         self._settings = settings
@@ -84,6 +88,7 @@ class House:
         kept = await asyncio.to_thread(self._places.sweep, self._clock.now_ms())
         if kept:
             _log.info("%d sessions sleep on this runner's disk", len(kept))
+        self.trial.begin()
         self.profiles.begin()
         self.pool.start()
         self._sweeping = asyncio.create_task(self._sweep())
@@ -93,6 +98,7 @@ class House:
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
+        await self.trial.close()
         await self.pool.close()
         for session in list(self._branches):
             self._drop_branch(session)
@@ -103,12 +109,15 @@ class House:
         """Say what those wait for whose session is not open yet."""
         if self.profiles.at_hand(profile) is None:
             return self.profiles.progress(profile)
+        if self.trial.under_way:
+            return PROGRESS
         return "The session's sandbox is being opened."
 
     # A session comes and goes
 
     async def open(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         """Give a session a sandbox; raises a ClawplaneError that says why there is none."""
+        await self.trial.passed()
         self._opening += 1
         try:
             await self._departed(spec.session)

@@ -138,10 +138,12 @@ class Residence:
                 for descriptor in (out, err, nothing):
                     os.close(descriptor)
             await talk.ready()
-        except (ResidentError, Gone) as error:
+        except BaseException as error:  # whoever asked may have gone away, too
             talk.close()
             pipes.close()
-            raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
+            if isinstance(error, ResidentError | Gone):
+                raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
+            raise
         return Interpreter(member, talk, pipes)
 
     async def start_program(

@@ -41,6 +41,7 @@ def _reading(canary: str) -> Sequence[Attack]:
         Attack(
             number=7,
             title="looks for files of the host",
+            harmless=True,
             expected="none of them is there",
             code="say([tried(lambda: os.listdir(each) if os.path.isdir(each) else open(each).read()) "
             f"for each in {paths}])",
@@ -49,6 +50,7 @@ def _reading(canary: str) -> Sequence[Attack]:
         Attack(
             number=7,
             title="reads the account file",
+            harmless=True,
             expected="it knows nobody of the host",
             code="say(sorted({line.split(':')[0] for line in open('/etc/passwd')} - {'root', 'worker', 'nobody'}))",
             judge=says([]),

@@ -78,6 +78,8 @@ class Attack:
     limits: Limits = QUICK
     mounts: tuple[Mount, ...] = ()
     critical: bool = True
+    harmless: bool = False
+    """It only looks: what it does may be done without a sandbox, too."""
     needs: str = ""
     """A program without which this attack cannot be tried."""
 

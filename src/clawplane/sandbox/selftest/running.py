@@ -1,7 +1,9 @@
 """Try the attacks, each in a sandbox of its own, and look at the host before and after.
 
-One at a time, because some of them measure time. After every attack the host is compared with what it was: a canary
-file, our own mounts, System V objects. A change there counts as broken whatever the attack itself said.
+One at a time by default, because some of them measure time. Several at once are quicker; what seems broken then is
+tried once more alone before it counts, for it may have been late because of the others. After every attack the host is
+compared with what it was: a canary file, our own mounts, System V objects. A change there counts as broken whatever
+the attack itself said; a touched canary counts at once, because it would be as it is when it was tried again.
 """
 
 from __future__ import annotations
@@ -12,14 +14,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from clawplane.sandbox.launch import Sandbox
 from clawplane.sandbox.policy import Policy
 from clawplane.sandbox.probe import probe
+from clawplane.sandbox.process import Process
 from clawplane.sandbox.selftest import files, kernel, limits
 from clawplane.sandbox.selftest.items import PRELUDE, Attack, Elsewhere, Outcome
 from clawplane.sandbox.selftest.report import Report, Result, Status
@@ -28,6 +31,8 @@ _FIRST_UID: Final = 300_000
 """Not the range of a runner that may be at work on this host."""
 _UIDS: Final = 64
 _SHOWN: Final = 300
+_NICE: Final = ("nice", "-n", "15")
+"""How attacks are started while others work on the host."""
 _KEPT: Final = 1 << 20
 _CANARY: Final = "This file belongs to the host. Nothing that runs in a sandbox may see it or change it.\n"
 
@@ -68,6 +73,20 @@ _ELSEWHERE: Final = (
 )
 
 Told = Callable[[Result], None]
+_TOUCHED: Final = "the canary file"
+
+
+class Attacked(Protocol):
+    """What is attacked: an open sandbox, or whatever stands in for one."""
+
+    @property
+    def cgroup_mode(self) -> str:
+        """Say where memory and process limits come from."""
+        ...
+
+    async def run(self, policy: Policy, argv: Sequence[str]) -> Process:
+        """Start a program."""
+        ...
 
 
 def attacks(canary: str) -> list[Attack]:
@@ -77,28 +96,40 @@ def attacks(canary: str) -> list[Attack]:
 
 
 async def attack(
-    tell: Told, *, only_critical: bool = False, attacks: Callable[[str], Sequence[Attack]] = attacks
+    tell: Told,
+    *,
+    only_critical: bool = False,
+    attacks: Callable[[str], Sequence[Attack]] = attacks,
+    isolation: Attacked | None = None,
+    at_once: int = 1,
 ) -> Report:
-    """Open a sandbox as a runner does and try all attacks; `tell` hears each result as it comes.
+    """Try all attacks on an open sandbox, by default on one that is opened for it; `tell` hears each result once.
 
-    Raises SandboxUnavailable on a host that cannot isolate at all.
+    Raises SandboxUnavailable on a host that cannot isolate at all, ValueError for an `isolation` that is no sandbox
+    when an attack would harm the host there.
     """
     directory = Path(tempfile.mkdtemp(prefix="clawplane-selftest-"))
     try:
         canary = _canary(directory)
-        sandbox = await Sandbox.open(state_directory=directory / "state", first_uid=_FIRST_UID, uid_count=_UIDS)
+        chosen = [each for each in attacks(str(canary)) if each.critical or not only_critical]
+        opened = isolation is None
+        sandbox = isolation or await Sandbox.open(
+            state_directory=directory / "state", first_uid=_FIRST_UID, uid_count=_UIDS
+        )
         try:
-            chosen = [each for each in attacks(str(canary)) if each.critical or not only_critical]
-            results = [*await _all(sandbox, chosen, canary, tell), *_not_here()]
+            if not isinstance(sandbox, Sandbox) and not all(each.harmless for each in chosen):
+                raise ValueError("these attacks would harm a host without a sandbox")
+            results = [*await _all(sandbox, chosen, canary, tell, at_once), *_not_here()]
             mode = sandbox.cgroup_mode
         finally:
-            await sandbox.close()
+            if opened and isinstance(sandbox, Sandbox):
+                await sandbox.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return Report(
         user="root" if os.geteuid() == 0 else f"user {os.geteuid()}",
         cgroup_mode=mode,
-        features=[asdict(finding) for finding in await asyncio.to_thread(probe)],
+        features=[asdict(finding) for finding in await asyncio.to_thread(probe)] if opened else [],
         results=sorted(results, key=lambda each: each.number),
     )
 
@@ -111,20 +142,37 @@ def _canary(directory: Path) -> Path:
     return canary
 
 
-async def _all(sandbox: Sandbox, chosen: Sequence[Attack], canary: Path, tell: Told) -> list[Result]:
+async def _all(sandbox: Attacked, chosen: Sequence[Attack], canary: Path, tell: Told, at_once: int) -> list[Result]:
+    if at_once == 1:
+        return [await _told_of(_one(sandbox, each, canary), tell) for each in chosen]
+    seats = asyncio.Semaphore(at_once)
+
+    async def seated(each: Attack) -> tuple[Attack, Result]:
+        async with seats:
+            return each, await _one(sandbox, each, canary, gently=True)
+
+    waiting_first = sorted(chosen, key=lambda each: each.limits.wall or 0.0)  # those that are to reach a short limit
+    tried = await asyncio.gather(*(seated(each) for each in waiting_first))
     results = []
-    for each in chosen:
-        results.append(await _one(sandbox, each, canary))
+    for each, result in tried:
+        again = result.status == "broken" and _TOUCHED not in result.happened
+        results.append(await _one(sandbox, each, canary) if again else result)
         tell(results[-1])
     return results
 
 
-async def _one(sandbox: Sandbox, each: Attack, canary: Path) -> Result:
+async def _told_of(work: Awaitable[Result], tell: Told) -> Result:
+    result = await work
+    tell(result)
+    return result
+
+
+async def _one(sandbox: Attacked, each: Attack, canary: Path, *, gently: bool = False) -> Result:
     if each.needs and shutil.which(each.needs) is None:
         return _result(each, "not tried", f"{each.needs} is not installed", 0)
     before = _host(canary)
     began = time.monotonic()
-    outcome = await _outcome(sandbox, each)
+    outcome = await _outcome(sandbox, each, gently=gently)
     milliseconds = round((time.monotonic() - began) * 1000)
     wrong = each.judge(outcome) if outcome.verdict.reason != "setup" else outcome.verdict.detail
     after = _host(canary)
@@ -135,13 +183,14 @@ async def _one(sandbox: Sandbox, each: Attack, canary: Path) -> Result:
     return _result(each, "broken" if wrong else "held", happened[:_SHOWN], milliseconds)
 
 
-async def _outcome(sandbox: Sandbox, each: Attack) -> Outcome:
+async def _outcome(sandbox: Attacked, each: Attack, *, gently: bool) -> Outcome:
     policy = Policy(
         mounts=each.mounts,
         working_directory="/tmp",  # the guest's own
         limits=each.limits,
     )
-    process = await sandbox.run(policy, each.argv or [_interpreter(), "-I", "-c", PRELUDE + each.code])
+    argv = [*(each.argv or (_interpreter(), "-I", "-c", PRELUDE + each.code))]
+    process = await sandbox.run(policy, [*_NICE, *argv] if gently else argv)
     texts = {"stdout": bytearray(), "stderr": bytearray()}
     async for stream, block in process.output():
         texts[stream] += block[: max(0, _KEPT - len(texts[stream]))]
@@ -159,7 +208,7 @@ def _host(canary: Path) -> dict[str, str]:
     found = canary.stat()
     shared = [Path("/proc/sysvipc", name) for name in ("shm", "msg", "sem")]
     return {
-        "the canary file": f"{found.st_mode} {found.st_uid} {found.st_nlink} {found.st_mtime_ns} {canary.read_text()}",
+        _TOUCHED: f"{found.st_mode} {found.st_uid} {found.st_nlink} {found.st_mtime_ns} {canary.read_text()}",
         "our mounts": Path("/proc/self/mountinfo").read_text(),
         "System V objects": " ".join(str(len(path.read_text().splitlines())) for path in shared if path.exists()),
     }

@@ -32,9 +32,11 @@ from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.places import Places
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.residence import Ground
+from clawplane.runner.sessions.trial import Trial
 from clawplane.runner.sessions.world import World
 from clawplane.runner.settings import RunnerSettings
 from clawplane.sandbox.launch import Sandbox
+from clawplane.sandbox.selftest import Report
 
 TIME_LIMIT = 30.0
 
@@ -182,6 +184,14 @@ class Stay:
         self.noted.set()
 
 
+Attacks = Callable[[Sandbox], Awaitable[Report]]
+
+
+async def no_attacks(sandbox: Sandbox) -> Report:
+    """Find nothing wrong, at once."""
+    return Report(user="tests", cgroup_mode=sandbox.cgroup_mode, features=[], results=[])
+
+
 def options(**changes: Any) -> SessionOptions:
     """Options of a session in the tests: the profile that needs no packages."""
     return SessionOptions(**{"profile": "bare", **changes})
@@ -206,7 +216,7 @@ async def open_house(sandbox: Sandbox, tools: Any, tmp_path: Path) -> AsyncItera
     """Open houses over the same data directory; they are closed with the test."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def opened(**changes: Any) -> House:
+        async def opened(*, attacks: Attacks = no_attacks, **changes: Any) -> House:
             settings = RunnerSettings(
                 url="http://127.0.0.1:1",
                 token="t" * 16,
@@ -230,7 +240,10 @@ async def open_house(sandbox: Sandbox, tools: Any, tmp_path: Path) -> AsyncItera
             exits = Exits(settings.egress, control_plane=settings.url)
             stack.push_async_callback(exits.close)
             world = World(tools.python, find_runtimes(tools.environ, tools.python), {})
-            house = House(Ground(sandbox, world, exits), profiles, Places(settings.data), settings, clock=clock)
+            trial = Trial(sandbox, settings.data / "selftest.json", clock=clock, attacks=attacks)
+            house = House(
+                Ground(sandbox, world, exits), profiles, Places(settings.data), settings, clock=clock, trial=trial
+            )
             await house.start()
             stack.push_async_callback(house.close)
             return house
