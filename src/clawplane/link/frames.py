@@ -49,7 +49,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Free(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The free slots have changed."""
+    """The free slots have changed, or what this runner cannot offer has."""
 
     free: dict[str, int]
     unable: dict[str, str] = {}
