@@ -55,6 +55,8 @@ class Waits:
     retry: float = 1.0
     eager_retry: float = 0.2
     """Takes the place of `retry` until the first greeting: both ends may have been started together."""
+    quiet: float = 10.0
+    """For the same reason, that nobody listens yet is worth no warning for so many seconds."""
     longest_retry: float = 30.0
     open_within: float = 10.0
     welcome_within: float = 15.0
@@ -183,6 +185,7 @@ class Link:
     async def run(self) -> None:
         """Keep the link until cancelled; raises LinkRefused when the first greeting ever is refused."""
         attempts = pauses(self._waits, eager=True)
+        began = self._clock.monotonic()
         try:
             while True:
                 greeted_before = self._greetings
@@ -193,7 +196,9 @@ class Link:
                         raise
                     _log.error("The control plane refuses this runner: %s", error.reason)
                 except (OSError, TimeoutError, WebSocketException, LinkError) as error:
-                    _log.warning("No link to the control plane: %s", _sentence(error))
+                    early = not self._greetings and self._clock.monotonic() - began < self._waits.quiet
+                    level = logging.INFO if early and isinstance(error, ConnectionRefusedError) else logging.WARNING
+                    _log.log(level, "No link to the control plane: %s", _sentence(error))
                 self._unlinked()
                 if self._greetings > greeted_before:
                     attempts = pauses(self._waits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -100,6 +101,19 @@ async def open_end(server, plane) -> AsyncIterator[Callable[..., Awaitable[End]]
     for end in ends:
         end.task.cancel()
     await asyncio.gather(*(end.task for end in ends), return_exceptions=True)
+
+
+class Noting(logging.Handler):
+    """Remember what was logged."""
+
+    def __init__(self, changes) -> None:
+        super().__init__(logging.INFO)
+        self.levels: list[int] = []
+        self._changes = changes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.levels.append(record.levelno)
+        self._changes.note()
 
 
 @pytest.fixture
@@ -492,3 +506,23 @@ def test_the_link_address_follows_from_the_control_planes(base: str, expected: s
 def test_an_address_that_is_none_is_refused_with_an_example() -> None:
     with pytest.raises(ValueError, match="http://host:port"):
         link_url("localhost:3456")
+
+
+async def test_that_nobody_listens_yet_is_worth_a_warning_only_after_a_while(server, plane) -> None:
+    await server.stop()
+    noting = Noting(plane.changes)
+    logger = logging.getLogger("clawplane.link.connection")
+    logger.addHandler(noting)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    end = End(server.url, plane.changes)
+    try:
+        await plane.changes.until(lambda: len(noting.levels) > 1)
+        assert set(noting.levels) == {logging.INFO}
+        end.clock.added = 11.0
+        await plane.changes.until(lambda: noting.levels[-1] == logging.WARNING)
+    finally:
+        end.task.cancel()
+        await asyncio.gather(end.task, return_exceptions=True)
+        logger.setLevel(level)
+        logger.removeHandler(noting)
