@@ -122,6 +122,20 @@ def why_not_ready(links: Collection[RunnerLink], loops: Iterable[Future[None]]) 
     return None
 
 
+def why_unable(links: Collection[RunnerLink], caps: str) -> str | None:
+    """Return None when a runner offers a capability, else why the first that could does not, "" when none says why."""
+    if any(link.offers(caps) for link in links):
+        return None
+    kind, _, bound_to = caps.partition("@")
+    reasons = (link.unable.get(kind, "") for link in links if bound_to in ("", link.record.id))
+    return next(filter(None, reasons), "")
+
+
+def kind_of(caps: str) -> str:
+    """Return the capability that one bound to a runner is a part of."""
+    return caps.partition("@")[0]
+
+
 def record_of(runner: RunnerRecord, *, connected: bool, draining: bool, now: int) -> RunnerRecord:
     """Return what is stored of a runner that was heard of `now`."""
     return RunnerRecord(
@@ -146,19 +160,5 @@ def capabilities_of(kind: JobKind, runner: RunnerId) -> tuple[str, ...]:
             return ("workers",)
         case JobKind.SESSION:
             return (caps_of(None), caps_of(runner))
-def why_unable(links: Collection[RunnerLink], caps: str) -> str | None:
-    """Return None when a runner offers a capability, else why the first that could does not, "" when none says why."""
-    if any(link.offers(caps) for link in links):
-        return None
-    kind, _, bound_to = caps.partition("@")
-    reasons = (link.unable.get(kind, "") for link in links if bound_to in ("", link.record.id))
-    return next(filter(None, reasons), "")
-
-
-def kind_of(caps: str) -> str:
-    """Return the capability that one bound to a runner is a part of."""
-    return caps.partition("@")[0]
-
-
         case _:
             assert_never(kind)

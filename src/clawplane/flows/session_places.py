@@ -220,14 +220,14 @@ class SessionPlaces:
         reason = self._leases.refusal(caps_of(runner))
         if reason is None:
             return
-        if runner is None:
-            raise Unavailable("No runner that holds sessions is connected.", hint="Start one with `clawplane runner`.")
-        raise Unavailable(
-            f"The runner {runner}, which has this session's files, is not connected.",
         if reason:
             raise Unavailable(
                 reason, hint="Run `clawplane selftest` and `clawplane doctor` on that host, or use another runner."
             )
+        if runner is None:
+            raise Unavailable("No runner that holds sessions is connected.", hint="Start one with `clawplane runner`.")
+        raise Unavailable(
+            f"The runner {runner}, which has this session's files, is not connected.",
             hint="Start that runner again, or create another session.",
         )
 
