@@ -232,3 +232,10 @@ def test_a_fork_goes_its_own_way(client: E2B) -> None:
     assert (sandbox.run_code("n").text, copy.run_code("n").text) == ("1", "11")
     copy.kill()
     sandbox.kill()
+
+
+def test_a_background_command_runs_beside_code(shared: Any) -> None:
+    waiting = shared.commands.run("until [ -e go ]; do sleep 0.01; done; echo went", background=True)
+    assert shared.run_code("open('go', 'w').close(); 40 + 2").text == "42"
+    assert waiting.wait().stdout == "went\n"
+    shared.files.remove("go")

@@ -97,7 +97,8 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One piece of code; `timeout` in seconds, 0 < timeout <= 120.
 
     context names one of several independent Python namespaces of a session ("" = its own). detached: go on when the
-    caller leaves; otherwise a caller that leaves ends the exec. raw: do not shorten the output for language models.
+    caller leaves, and for shell and node run beside the session's turns; otherwise a caller that leaves ends the exec,
+    and execs take turns. raw: do not shorten the output for language models.
     """
 
     id: str

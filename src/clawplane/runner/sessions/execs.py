@@ -37,7 +37,7 @@ _NO_CHANGES: Final = Changes()
 
 
 class Execs:
-    """The execs of one session, one at a time."""
+    """The execs of one session: `run` one at a time, those that go beside by `begin` and `through`."""
 
     def __init__(
         self,
@@ -62,23 +62,42 @@ class Execs:
         self._spill_bytes = spill_bytes
         self._clock = clock
         self._before: Snapshot | None = None
+        self._beside = 0
+        self._installed_beside = False
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self, asking: Asking, request: ExecRequest, notes: list[str]) -> None:
         """Run one exec and answer it; raises InvalidArgument when it cannot begin."""
+        running = self.running = self.begin(asking, request)
+        running.notes.extend(notes)
+        if self._installed_beside and request.tool == "python":
+            self._installed_beside = False
+            await self._python.installed()
+        try:
+            await self.through(running)
+        finally:
+            self.running = None
+
+    def begin(self, asking: Asking, request: ExecRequest) -> Running:
+        """Return an exec that `through` is to run; raises InvalidArgument when it cannot begin."""
         _check(request)
         events = EventStream(asking, self._clock)
+        output = Output(self._residence.files, request.id, events, raw=request.raw, spill_bytes=self._spill_bytes)
+        return Running(request, self._spec.options, asking, events, output)
+
+    async def through(self, running: Running, *, beside: bool = False) -> None:
+        """Run an exec to its end and answer it; `beside` those that take turns."""
+        request, asking, events, output = running.request, running.asking, running.events, running.output
+        self._beside += beside
         files = self._residence.files
-        output = Output(files, request.id, events, raw=request.raw, spill_bytes=self._spill_bytes)
-        running = self.running = Running(request, self._spec.options, asking, events, output)
-        running.notes.extend(notes)
-        before = self._before if self._before is not None else await files.snapshot()
+        known = None if self._beside else self._before
+        before = known if known is not None else await files.snapshot()
         used, mark = self._residence.usage(), self._residence.mark()
         watching = asyncio.create_task(self._watch_disk(running))
         try:
             ended = await self._run(running)
             after = await files.snapshot()
-            self._before = after
+            self._before = None if self._beside else after
             self.disk = sum(size for size, _, _ in after.marks.values())
             files.forget_usage()
             changed = changes(before, after) if before is not after else _NO_CHANGES
@@ -89,8 +108,10 @@ class Execs:
             raise
         finally:
             watching.cancel()
-            self.running = None
-        if request.tool != "python" and any(change.path.startswith(_PACKAGES) for change in changed.files):
+            self._beside -= beside
+        if beside:
+            self._installed_beside |= any(change.path.startswith(_PACKAGES) for change in changed.files)
+        elif request.tool != "python" and any(change.path.startswith(_PACKAGES) for change in changed.files):
             await self._python.installed()
         now = self._residence.usage()
         stdout, stderr, truncated = output.finish()

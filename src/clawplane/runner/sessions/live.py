@@ -27,6 +27,7 @@ from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
 from clawplane.link.asking import Asking
 from clawplane.runner.sessions.copies import Copy
+from clawplane.runner.sessions.detached import Detached, goes_beside
 from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import FILE_METHODS, FileAnswers, answered, decode
 from clawplane.runner.sessions.interpreter import Gone
@@ -92,6 +93,8 @@ class Live:
         self._files = FileAnswers(residence.files, execs.files_changed)
         self._turns = Turns()
         self._beside: set[asyncio.Task[None]] = set()
+        self._detached = Detached(execs, self._wake, self._used_beside)
+        self._waking = asyncio.Lock()
         self._state = SessionState.RUNNING
         self._used = asyncio.get_running_loop().time()
         self._began = time.monotonic()
@@ -120,6 +123,10 @@ class Live:
             asking.answer(msgspec.msgpack.encode(self.state()))
         elif method in FILE_METHODS:
             self._answer_beside(asking)
+        elif method == "exec" and goes_beside(request := decode(asking)):
+            self._detached.start(asking, request)
+            self.exec_count += 1
+            self._used_beside()
         elif method in METHODS:
             self._turns.add(asking)
         else:
@@ -145,6 +152,7 @@ class Live:
 
     def residence_gone_or_left(self) -> None:
         """End what runs; the sandbox itself goes when nobody else lives in it."""
+        self._detached.end_all("killed")
         if self.execs.running is not None:
             self.execs.running.end("killed")
         if not self.residence.shared:
@@ -210,6 +218,7 @@ class Live:
         self._turns.refuse(_ending())
         if self._noting is not None:
             self._noting.cancel()
+        await self._detached.finish()
         for task in list(self._beside):
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
@@ -273,7 +282,7 @@ class Live:
         if what.save:
             await self._save("it was asked for")
         else:
-            await self._freeze()
+            await self._freeze(asked=True)
         return self.state()
 
     # Beside the turns
@@ -282,7 +291,7 @@ class Live:
         running = self.execs.running
         if running is not None and what.exec_id in ("", running.request.id):
             running.end("cancelled", ASKED_GRACE_SECONDS)
-        elif what.exec_id:
+        elif what.exec_id and not self._detached.end(what.exec_id, "cancelled"):
             for waiting in list(self._turns):
                 if waiting.method == "exec" and decode(waiting).id == what.exec_id:
                     self._turns.remove(waiting)
@@ -306,6 +315,11 @@ class Live:
     def _touch(self) -> None:
         self._used = asyncio.get_running_loop().time()
 
+    def _used_beside(self) -> None:
+        """Note that a detached command begins or has ended: the clock stands still meanwhile."""
+        self._touch()
+        self._turns.wake()
+
     def _next_step(self) -> float | None:
         options = self.spec.options
         steps = []
@@ -313,6 +327,8 @@ class Live:
             return self._used + _COPY_SECONDS
         if self._unremembered:
             return self._used + _REMEMBER_SECONDS
+        if self._detached:
+            return None
         if self._state is SessionState.RUNNING:
             steps.append(options.sleep_after)
         elif options.save_after:
@@ -334,6 +350,8 @@ class Live:
             await self.python.prepare()
         elif self._unremembered:
             await self._remember()
+        elif self._detached:
+            return
         elif options.expires_after and idle >= options.expires_after:
             self._finish("expired", f"nobody used it for {options.expires_after} s")
         elif self._state is SessionState.RUNNING and options.sleep_after and idle >= options.sleep_after:
@@ -350,20 +368,23 @@ class Live:
             self._unremembered = False
             await self._saver.remember(self.python, self.exec_count)
 
-    async def _freeze(self) -> None:
+    async def _freeze(self, *, asked: bool = False) -> None:
+        """Stop all processes; detached commands too, when somebody asked for it."""
         await self.python.prepare()
         await self._remember()
-        if self._state is SessionState.RUNNING:
-            await self.residence.sleep(self)
-            self._state = SessionState.SLEEPING
-            self._note()
+        async with self._waking:
+            if self._state is SessionState.RUNNING and (asked or not self._detached):
+                await self.residence.sleep(self)
+                self._state = SessionState.SLEEPING
+                self._note()
 
     async def _wake(self) -> None:
-        if self._sleeps:
-            await self.residence.wake(self)
-            self._state = SessionState.RUNNING
-            self._touch()
-            self._note()
+        async with self._waking:
+            if self._sleeps:
+                await self.residence.wake(self)
+                self._state = SessionState.RUNNING
+                self._touch()
+                self._note()
 
     async def _save(self, why: str) -> None:
         """Put the variables on disk and end this life."""
