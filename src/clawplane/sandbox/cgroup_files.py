@@ -10,12 +10,13 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 BASE_PREFIX: Final = "clawplane-"
 _NAMES_TO_TRY: Final = 64
+_FILES: Final = ("/cgroup.procs", "/tasks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,20 @@ def write(directory: str, name: str, value: str) -> None:
         os.write(descriptor, value.encode("ascii"))
     finally:
         os.close(descriptor)
+
+
+def opened(entrances: Sequence[str]) -> list[int]:
+    """Open the directories and files that a process joins groups by; raises OSError, and nothing is open then."""
+    found: list[int] = []
+    try:
+        for path in entrances:
+            kind = os.O_WRONLY if path.endswith(_FILES) else os.O_RDONLY | os.O_DIRECTORY
+            found.append(os.open(path, kind | os.O_CLOEXEC))
+    except OSError:
+        for descriptor in found:
+            os.close(descriptor)
+        raise
+    return found
 
 
 def write_if_present(directory: str, name: str, value: str) -> bool:

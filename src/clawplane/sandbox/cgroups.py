@@ -4,7 +4,8 @@ Theory of operation
 - Detection is per controller: on a hybrid host memory, pids and cpu are v1 hierarchies while the v2 mount has none of
   them. A group is therefore one directory in each hierarchy that is of use, its branches.
 - v2, where it is writable, always takes part: it kills and freezes a whole tree atomically and knows when it is
-  empty, even without a single controller. Only without it the v1 freezer and cpuacct are used.
+  empty, even without a single controller. Only without it cpuacct is used. A v1 freezer is used beside it, for the
+  parts of a tree: a process enters its groups without waiting for a lock of the whole machine.
 - Where memory or pids is missing the mode is `none`: the process tree is polled over /proc in addition, and callers
   apply rlimits (limits.apply_rlimits with cgroups=False). The polled verdict is weaker: see polled_tree.
 - Attach before the guest allocates or forks: charges do not move.
@@ -62,9 +63,10 @@ class Group:
         return self._tree is not None
 
     @property
-    def procs_paths(self) -> list[str]:
-        """Return the files a process writes "0" to in order to join by itself."""
-        return [os.path.join(branch.path, "cgroup.procs") for branch in self._branches]
+    def entrances(self) -> list[str]:
+        """Return what a process with one thread joins by: see inside/joining.py."""
+        later = [entrance for each in self._branches if each is not self._v2 for entrance in each.entrances]
+        return [*(self._v2.entrances if self._v2 is not None else ()), *later]
 
     def attach(self, pid: int) -> None:
         """Place `pid` in every hierarchy; raises OSError when it could not be, and the process must then not go on."""
@@ -157,9 +159,10 @@ class Group:
     def gather(self, name: str) -> Branch | None:
         """Make a group in this one, for a part of the tree that shall end by itself; None where no hierarchy allows it.
 
-        It lies in one hierarchy only: what its processes use counts in this group as before.
+        It lies in one hierarchy only: what its processes use counts in this group as before. A v1 freezer comes first,
+        because entering one of its groups waits for nobody (inside/joining.py).
         """
-        outer = self._v2 or self._with("freezer") or next(iter(self._branches), None)
+        outer = self._with("freezer") or self._v2 or next(iter(self._branches), None)
         return outer.inner(name) if outer is not None else None
 
     @property
@@ -284,7 +287,7 @@ class _Finder:
         found = [hierarchy for each in self._mounted if each.version == "v2" and (hierarchy := self._second(each))][:1]
         wanted = cgroups_v1.CONTROLLERS
         if found:
-            wanted = wanted - found[0].controllers - {"freezer", "cpuacct"}
+            wanted = wanted - found[0].controllers - {"cpuacct"}
         for each in self._mounted:
             useful = each.controllers & wanted
             if each.version == "v1" and useful and (hierarchy := self._first(each, useful)):

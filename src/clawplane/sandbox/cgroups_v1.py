@@ -47,6 +47,11 @@ class BranchV1:
             cgroup_files.write(self.path, "cpu.cfs_period_us", str(CPU_PERIOD))
             cgroup_files.write(self.path, "cpu.cfs_quota_us", str(cpu_quota(limits.cpus)))
 
+    @property
+    def entrances(self) -> list[str]:
+        """Return the file that a thread writes "0" to in order to join; a move of processes would wait for a lock."""
+        return [f"{self.path}/tasks"]
+
     def inner(self, name: str) -> BranchV1:
         """Make a group in this one without limits of its own: it can be killed and frozen by itself."""
         branch = BranchV1(f"{self.path}/{name}", self.controllers & {"freezer"}, self._directories)

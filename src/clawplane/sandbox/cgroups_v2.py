@@ -52,6 +52,11 @@ class BranchV2:
         if "cpu" in self.controllers and limits.cpus is not None:
             cgroup_files.write(self.path, "cpu.max", f"{cpu_quota(limits.cpus)} {CPU_PERIOD}")
 
+    @property
+    def entrances(self) -> list[str]:
+        """Return the directory that a process can be born in, and the file it can join by."""
+        return [self.path, f"{self.path}/cgroup.procs"]
+
     def inner(self, name: str) -> BranchV2:
         """Make a group in this one without limits of its own: it can be killed and frozen by itself.
 

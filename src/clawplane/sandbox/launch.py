@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from clawplane.sandbox import namespaces
+from clawplane.sandbox import cgroup_files, namespaces
 from clawplane.sandbox.cgroups import Cgroups, Group
 from clawplane.sandbox.guest import GuestProcess
 from clawplane.sandbox.identity import INNER_ID, Identities, IdentitiesExhaustedError, Identity
@@ -284,7 +284,7 @@ class Sandbox:
 
     def _make_group(self, limits: Limits, oom_together: bool) -> tuple[Group, list[int]]:
         group = self._cgroups.create(f"guest-{next(self._numbers)}", limits, oom_together=oom_together)
-        return group, [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in group.procs_paths]
+        return group, cgroup_files.opened(group.entrances)
 
     async def _watch(self) -> None:
         """Look at every live guest from time to time: the kernel does not punish everything by itself."""

@@ -261,14 +261,15 @@ def _controller(cgroups: Cgroups, name: str, what: str) -> Finding:
 
 
 def _cgroup_moves(cgroups: Cgroups) -> Finding:
-    """See what entering a cgroup costs: every guest and every program of a session does it once."""
+    """See what entering a cgroup costs: every interpreter and every program of a session does it once."""
     title = "Quick moves between cgroups"
     try:
         group = cgroups.create(f"probe-{os.getpid()}", Limits(memory=None, processes=None))
     except OSError as error:
         return Finding("cgroup-moves", False, False, title, f"No cgroup can be made: {error}.", "See the lines above.")
     try:
-        slow = trials.attempt(trials.join_quickly(group.procs_paths))
+        part = group.gather("part")
+        slow = "" if part is None else trials.attempt(trials.join_quickly(part.entrances[-1:]))
     finally:
         _remove(group)
     if not slow:

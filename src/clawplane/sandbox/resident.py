@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final
 
+from clawplane.sandbox import cgroup_files
 from clawplane.sandbox.cgroups import Group, Usage
 from clawplane.sandbox.guest import GuestProcess, pid_of
 from clawplane.sandbox.identity import Identity
@@ -368,8 +369,7 @@ def _make_part(group: Group, name: str, left_over: Sequence[Part]) -> tuple[Part
     branch = group.gather(name)
     if branch is None:
         return None, [], busy
-    procs = os.open(os.path.join(branch.path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
-    return branch, [procs], busy
+    return branch, cgroup_files.opened(branch.entrances[-1:]), busy
 
 
 def _strike(part: Part) -> bool:

@@ -41,7 +41,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """What came with one request; `outputs` are stdout and stderr or nothing, `cgroups` open cgroup.procs files."""
+    """What came with one request; `outputs` are stdout and stderr or nothing, `cgroups`: see joining.py."""
 
     request: int
     report: int
@@ -49,10 +49,13 @@ class Descriptors:
     cgroups: tuple[int, ...]
 
 
-def prepare(surroundings: Surroundings, given: Descriptors) -> Start:
-    """Isolate the calling process; returns in a main process of the guest only, with what that shall run."""
+def prepare(surroundings: Surroundings, given: Descriptors, groups: Sequence[int]) -> Start:
+    """Isolate the calling process; returns in a main process of the guest only, with what that shall run.
+
+    `groups`: those of given.cgroups that it was not born in.
+    """
     try:
-        joining.join(given.cgroups)
+        joining.join(groups)
         me = os.pidfd_open(os.getpid())
         report.say(given.report, report.BORN, descriptors=[me])
         os.close(me)

@@ -76,11 +76,12 @@ def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, 
         loaded = guest.hidden.get(module) or sys.modules.get(module)
         if loaded is None:  # our own files are not to be seen in here
             raise ImportError(f"the zygote has not preloaded {module}")
-        main: Callable[[int], None] = getattr(loaded, function)
+        main: Callable[[int], None] = guest.prepared.get(module) or getattr(loaded, function)
         guest.command_line.show([program.interpreter])
         _furnish(guest, program.interpreter, [""], environment, "")
         sys.modules["__main__"] = ModuleType("__main__")
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     except BaseException as problem:
         gate.fail(problem)
     gc.enable()
@@ -133,7 +134,10 @@ def _unbuffer() -> None:
 
 
 def _reseed() -> None:
-    """Give the child random numbers of its own; the standard generator has seen to itself after the fork."""
+    """Give the child random numbers of its own."""
+    standard = sys.modules.get("random")
+    if standard is not None:
+        standard.seed()  # a fork of a resident's pid 1 runs no hooks
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed(int.from_bytes(os.urandom(4), "little"))  # a longer seed touches twice the memory

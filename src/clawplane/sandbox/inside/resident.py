@@ -77,7 +77,7 @@ class PidOne:
                 self._adopt(order, received)
             else:
                 given = orders.handed(order, received)
-                pid = os.fork()
+                pid = libc.fork()
                 if pid == 0:
                     return _become(given)
                 self._know(order.number, pid)

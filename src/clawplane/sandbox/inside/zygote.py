@@ -20,14 +20,14 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, orders, report, root
+from clawplane.sandbox.inside import child, command_line, joining, memory, orders, report, root
 from clawplane.sandbox.policy import Listener, Policy, Writable
 from clawplane.sandbox.request import Interpreter, Request, Residence, Start, decode, decode_start, encode, encode_start
 
@@ -57,6 +57,8 @@ class Guest:
     command_line: command_line.CommandLine
     hidden: Mapping[str, ModuleType]
     """Our own modules, by name."""
+    prepared: Mapping[str, Callable[[int], None]]
+    """What `before_forks` of a preloaded module of ours returned, by the module's name."""
     plain_sites: frozenset[str]
     """Site directories without .pth files: there is nothing to read in them."""
 
@@ -71,10 +73,13 @@ def serve(search_path: list[str]) -> Guest:
     os.umask(0o022)
     try:
         own_pids = _settle(configuration)
+        aside = memory.set_aside() if configuration.preload else []
         surroundings = _prepare(configuration, search_path)
         hidden = _hide_ourselves(configuration, search_path)
         plain_sites = _plain_sites(configuration.site_directories)
         _rehearse()
+        prepared = _prepared(configuration.preload, hidden)
+        del aside
         _freeze()
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
@@ -84,7 +89,7 @@ def serve(search_path: list[str]) -> Guest:
         given = _next(control)
         start = _fork(surroundings, given, own_pids, control)
         if start is not None:
-            return Guest(start, tuple(search_path), surroundings.command_line, hidden, plain_sites)
+            return Guest(start, tuple(search_path), surroundings.command_line, hidden, prepared, plain_sites)
 
 
 def _take_control_socket() -> socket.socket:
@@ -153,11 +158,18 @@ def _hide_ourselves(configuration: Configuration, search_path: list[str]) -> dic
     Done here once and not in every guest: there it would touch, and so copy, every page that holds a module's name.
     """
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == _OWN_PACKAGE}
+    hidden["__main__"], sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     kept = (*search_path, *configuration.site_directories)
     for path, finder in list(sys.path_importer_cache.items()):
         if finder is None or not path.startswith(kept):
             del sys.path_importer_cache[path]
     return hidden
+
+
+def _prepared(preload: Sequence[str], hidden: Mapping[str, ModuleType]) -> dict[str, Callable[[int], None]]:
+    """Let preloaded modules of ours make ready what all forks need; what they return is called in a fork."""
+    hooks = {name: getattr(hidden.get(name), "before_forks", None) for name in preload}
+    return {name: hook() for name, hook in hooks.items() if hook is not None}
 
 
 def _plain_sites(directories: Sequence[str]) -> frozenset[str]:
@@ -179,6 +191,7 @@ def _freeze() -> None:
     gc.collect()
     gc.disable()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
+    memory.make_huge()
 
 
 def _swallow_output() -> None:
@@ -223,14 +236,14 @@ def _fork(
     """Fork one guest; returns in its main processes, with what each shall run, and None in the zygote."""
     try:
         namespaces.unshare(namespaces.NEWPID)  # for the next fork; undone below, since it works only once
-        pid = libc.fork()
+        pid, groups = joining.fork(given.cgroups)
     except OSError as problem:
         report.say(given.report, report.FAILED, f"cannot fork a guest: {problem.strerror}".encode())
-        pid = -1
+        pid, groups = -1, ()
     if pid == 0:
         os.close(control.detach())
         os.close(own_pids)
-        return child.prepare(surroundings, given)
+        return child.prepare(surroundings, given, groups)
     namespaces.enter(own_pids, namespaces.NEWPID)
     for descriptor in (given.request, given.report, *given.outputs, *given.cgroups):
         os.close(descriptor)

@@ -40,10 +40,13 @@ class Figures:
         self._shown: set[int] = set()
 
     def install(self) -> None:
-        """Be matplotlib's backend unless the environment names another."""
+        """Be there when matplotlib looks for its backend."""
         _sys.modules[BACKEND] = _Backend(self.show_open)
-        os.environ.setdefault("MPLBACKEND", f"module://{BACKEND}")
         warnings.filterwarnings("ignore", message=_NOT_SHOWN)
+
+    def begin(self) -> None:
+        """Be matplotlib's backend unless the environment of this process names another."""
+        os.environ.setdefault("MPLBACKEND", f"module://{BACKEND}")
 
     def seen(self, value: object) -> None:
         """Do not show this figure once more at the end of the cell."""

@@ -51,7 +51,21 @@ class Kernel:
         display = make_display(self.publisher)
         ipython.Functions(self.publisher, display).install()
         self.order = Order(self.streams, {"display": display})
-        self.order.calm()
+
+    def begin(self) -> None:
+        """Be this process's: a kernel may have been made before the fork that it serves in."""
+        self.owner = _getpid()
+        self.streams.begin()
+        self.figures.begin()
+        self.order.begin()
+
+    def renew(self) -> None:
+        """Forget every cell, and let go of what `begin` took."""
+        self.contexts.clear()
+        self._new_context(MAIN)
+        self.tracebacks.forget()
+        self.count = 0
+        self.streams.forget()
 
     def run(self, number: str, nonce: str, code: str, name: str) -> None:
         """Run one cell and send done; ends the process when it cannot be put in order again."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import signal
+import socket
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -15,9 +17,13 @@ from clawplane.sandbox.inside.repl.kernel import Kernel
 from clawplane.sandbox.inside.repl.texts import clipped, type_name
 from clawplane.sandbox.inside.repl.wire import Channel, encode
 from clawplane.sandbox.repl_wire import MAIN
+from clawplane.sandbox.repl_wire import request as frame_of
 
 _OWN_PACKAGE: Final = "clawplane"
 _PYTHON: Final = platform.python_version()
+_REHEARSALS: Final = 32
+_REHEARSED: Final = "print(end='')\n1+1"
+_LARGEST_ANSWER: Final = 1 << 16
 _exit, _getpid, _close = os._exit, os.getpid, os.close
 
 
@@ -27,26 +33,27 @@ def main(control: int) -> NoReturn:
     The caller has set up what a process has: descriptors 0 (null), 1 and 2, environment, working directory, sys.path
     without the entry for it; nothing else is open, one thread runs. From here on user code runs in this process.
     """
-    status = 1
-    try:
-        kept = _forget_ourselves()  # noqa: F841 - alive as long as this frame
-        _become_a_repl()
-        channel = Channel(control)
-        server = Server(channel)
-        os.register_at_fork(after_in_child=server.after_fork)
-        gc.enable()
-        server.serve()
-        status = 0
-    finally:
-        _exit(status)
+    kept = _forget_ourselves()  # noqa: F841 - alive as long as this frame
+    copies.reseed()
+    Server().begin(control)
+
+
+def before_forks() -> Callable[[int], NoReturn]:
+    """Make in a zygote what its forks have in common, used until it is warm; returns what they call instead of `main`.
+
+    Our modules are out of reach of an import by now. Nothing of a user is here yet.
+    """
+    server = Server()
+    server.rehearse()
+    return server.begin
 
 
 class Server:
     """Answers requests one after the other."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._kernel = Kernel(channel)
+    def __init__(self) -> None:
+        self._channel = Channel()
+        self._kernel = Kernel(self._channel)
         self._answers: dict[str, Callable[[dict[str, Any]], None]] = {
             "run": self._run,
             "copy": self._copy,
@@ -55,6 +62,42 @@ class Server:
             "restore": self._restore,
             "forget": self._forget,
         }
+
+    def begin(self, control: int) -> NoReturn:
+        """Be the interpreter of this process."""
+        status = 1
+        try:
+            self._kernel.begin()
+            _become_a_repl()
+            self._channel.adopt(control)
+            os.register_at_fork(after_in_child=self.after_fork)
+            gc.enable()
+            self.serve()
+            status = 0
+        finally:
+            _exit(status)
+
+    def rehearse(self) -> None:
+        """Run a few cells that leave nothing behind, so that forks find the code they need warmed up already."""
+        ours, theirs = socket.socketpair()
+        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)
+        streams = [(name, getattr(sys, name)) for name in ("stdin", "stdout", "stderr")]
+        with ours:
+            self._kernel.begin()
+            self._channel.adopt(theirs.detach())
+            for number in range(_REHEARSALS):
+                ours.sendall(frame_of("run", str(number), "", code=_REHEARSED, context=MAIN))
+                cell = self._channel.receive()
+                if cell is not None:
+                    self._run(cell)
+                ours.recv(_LARGEST_ANSWER)
+            self._kernel.renew()
+            self._channel.leave()
+        for name, stream in streams:
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def serve(self) -> None:
         """Answer until the other end is gone."""
@@ -153,4 +196,3 @@ def _become_a_repl() -> None:
     sys.argv = [""]
     if not sys.path or sys.path[0] != "":
         sys.path.insert(0, "")
-    copies.reseed()  # forks of one zygote begin alike

@@ -52,10 +52,18 @@ class Order:
         setattr(_sys, "addaudithook", _refuse_audit_hook)  # noqa: B010 - type checkers know better
         self._pristine = dict(self._dict)
         self._modules = _sys.modules
-        self._known = dict(self._modules)
+        # names of our own: to compare them after each cell must not touch, and so copy, the pages of all others
+        self._known = {name.encode().decode(): module for name, module in self._modules.items()}
         self._core = [(name, self._known[name]) for name in _CORE if name in self._known]
+        self._path: list[str] = []
+        self._finders: list[Any] = []
+        self._hooks: list[Any] = []
+
+    def begin(self) -> None:
+        """Take the import machinery for what it is in this process, and wait for the first cell."""
         self._path = list(_sys.path)
         self._finders, self._hooks = list(_sys.meta_path), list(_sys.path_hooks)
+        self.calm()
 
     def prepare(self, main: ModuleType) -> None:
         """Before a cell: `main` is `__main__`, and an interrupt that came too late for the last one is forgotten."""

@@ -39,11 +39,13 @@ class Streams:
     def __init__(self) -> None:
         self._spare: dict[int, int] = {}
         self._identity: dict[int, tuple[int, int]] = {}
-        self._files: dict[int, io.TextIOWrapper] = {}
+        self._files = {number: _text_stream(number) for number, _name in _NAMES}
+        self._stdin = _Text(io.BufferedReader(_File(0, "rb", closefd=False)), encoding="utf-8", errors="replace")
+
+    def begin(self) -> None:
+        """Write to what descriptors 1 and 2 of this process are now."""
         for number, _name in _NAMES:
             self._remember(number)
-            self._files[number] = _text_stream(number)
-        self._stdin = _Text(io.BufferedReader(_File(0, "rb", closefd=False)), encoding="utf-8", errors="replace")
         self.install()
 
     def install(self) -> None:
@@ -94,8 +96,13 @@ class Streams:
         null = _open("/dev/null", _O_RDWR)
         for number, _name in _NAMES:
             _dup2(null, number)
-            _close(self._spare.pop(number))
         _close(null)
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold no copy of descriptors 1 and 2 any more."""
+        for number, _name in _NAMES:
+            _close(self._spare.pop(number))
 
     def descriptors(self) -> tuple[int, ...]:
         """Return the numbers of the spare copies."""

@@ -65,6 +65,14 @@ class Tracebacks:
         for cache in self._caches():
             cache[filename] = entry
 
+    def forget(self) -> None:
+        """Know no source any more."""
+        for name in self._sizes:
+            for cache in self._caches():
+                cache.pop(name, None)
+        self._sizes.clear()
+        self._size = 0
+
     def sources(self) -> dict[str, str]:
         """Return the sources of the cells that are still known, by file name."""
         cache = self._lines.cache

@@ -52,8 +52,9 @@ def encode(message: dict[str, Any]) -> bytes:
 class Channel:
     """One control socket, owned by one process: a fork of user code that speaks here ends instead."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._number = lift(descriptor)
+    def __init__(self) -> None:
+        """Speak to nobody until `adopt`."""
+        self._number = -1
         self._buffer = bytearray()
         self._need = HEADER
         self._in_body = False
@@ -120,10 +121,16 @@ class Channel:
 
     def adopt(self, descriptor: int) -> None:
         """Talk over another socket from now on, in this process; takes `descriptor`."""
-        self.close()
+        if self._number >= 0:
+            self.close()
         self._number, self._owner, self._held = lift(descriptor), _getpid(), b""
         self._buffer.clear()
         self._in_body, self._need = False, HEADER
+
+    def leave(self) -> None:
+        """Close the socket and speak to nobody."""
+        self.close()
+        self._number = -1
 
     def close(self) -> None:
         """Close the socket, if it is still there."""
