@@ -145,8 +145,8 @@ class ScriptedRunner:
         self._fences[offer.job] = offer.fence
         self.offers.put_nowait(offer)
 
-    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> AskedQuestion:
-        return self._asks.ask(job, fence, method, body)
+    def ask(self, job: JobId, fence: int, method: str, body: bytes, *, quiet: bool = False) -> AskedQuestion:
+        return self._asks.ask(job, fence, method, body, quiet=quiet)
 
     def over(self, job: JobId, fence: int, reason: str) -> None:
         self._asks.over(job, fence, Conflict(reason))

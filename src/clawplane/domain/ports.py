@@ -342,8 +342,11 @@ class Wakeups(Protocol):
 class RunnerConnection(Protocol):
     """The control plane's end of one runner's link; nothing here waits, frames are queued to be sent."""
 
-    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> Conversation:
-        """Ask a live session something (domain.asks.METHODS); job 0 asks the runner itself."""
+    def ask(self, job: JobId, fence: int, method: str, body: bytes, *, quiet: bool = False) -> Conversation:
+        """Ask a live session something (domain.asks.METHODS); job 0 asks the runner itself.
+
+        A `quiet` question streams nothing: only its answer is wanted.
+        """
         ...
 
     def over(self, job: JobId, fence: int, reason: str) -> None:

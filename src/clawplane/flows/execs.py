@@ -31,12 +31,23 @@ _result = msgspec.msgpack.Decoder(ExecResult).decode
 
 
 class Execution:
-    """An exec under way: iterate for its events, then `result`; or only `result`. Leave it by `async with`."""
+    """An exec under way: iterate for its events, then `result`; or only `result`. Leave it by `async with`.
+
+    A `quiet` one streams no events, which spares the link and the runner the sending of them.
+    """
 
     def __init__(
-        self, session: Session, request: ExecRequest, *, places: SessionPlaces, sessions: Sessions, clock: Clock
+        self,
+        session: Session,
+        request: ExecRequest,
+        *,
+        places: SessionPlaces,
+        sessions: Sessions,
+        clock: Clock,
+        quiet: bool = False,
     ) -> None:
         self.session = session
+        self._quiet = quiet
         self.request = request
         self._places = places
         self._sessions = sessions
@@ -91,7 +102,7 @@ class Execution:
         self._tries += 1
         self._place = await self._places.reach(self.session)
         self.session = self._place.session
-        self._asked = self._place.ask("exec", self.request)
+        self._asked = self._place.ask("exec", self.request, quiet=self._quiet)
 
     async def _settle(self) -> None:
         """Take the answer; ask again when nothing was done because the session had just ended."""

@@ -51,7 +51,8 @@ from clawplane.domain.sessions import LiveState
 from clawplane.flows import channels, closing, runner_links, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
-from clawplane.flows.runner_links import OfferedJob, RunnerLink, best_seat, record_of, why_not_ready
+from clawplane.flows.offered_jobs import OfferedJob, OfferedJobs
+from clawplane.flows.runner_links import Reached, RunnerLink, best_seat, record_of, why_not_ready
 from clawplane.flows.session_watch import NobodyWatches, SessionWatch
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Leases:
         self._wakeups = wakeups
         self._clock = clock
         self._links: dict[RunnerId, RunnerLink] = {}
-        self._jobs: dict[JobId, OfferedJob] = {}
+        self._jobs = OfferedJobs()
         self._watch: SessionWatch = NobodyWatches()
         self._tick = asyncio.Event()
         self._expiry = Expiry(queue, clock, self._expired)
@@ -111,11 +112,11 @@ class Leases:
         """Let `watch` hear what becomes of sessions' jobs."""
         self._watch = watch
 
-    def reach(self, job: JobId) -> tuple[RunnerConnection, int] | None:
-        """Return how to ask the runner that was offered or has this job, with its fence; None when nobody has it."""
+    def reach(self, job: JobId) -> Reached | None:
+        """Return how to ask the runner that was offered or has this job; None when nobody has it."""
         known = self._jobs.get(job)
         link = None if known is None else self._links.get(known.runner)
-        return None if known is None or link is None else (link.connection, known.fence)
+        return None if known is None or link is None else Reached(link.connection, known.fence, known.confirmation)
 
     def connection_to(self, runner: RunnerId) -> RunnerConnection | None:
         """Return the link of a runner that is connected."""
@@ -141,7 +142,7 @@ class Leases:
         """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
         for lease in leases:
             if not lease.confirmed:
-                self._forget_offer(lease.job, lease.fence)
+                self._jobs.forget_offer(lease.job, lease.fence)
             link = self._links.get(lease.runner)
             if link is not None:
                 link.unanswered.pop(lease.job, None)
@@ -184,7 +185,7 @@ class Leases:
             return
         del self._links[runner]
         now = self._clock.now_ms()
-        for job in [job for job in self._jobs.values() if job.runner == runner and job.claim is not None]:
+        for job in self._jobs.offered_to(runner):
             await self._give_back(job, runner, now)
         await self._queue.upsert_runner(record_of(link.record, connected=False, draining=link.draining, now=now))
 
@@ -220,11 +221,11 @@ class Leases:
         now = self._clock.now_ms()
         self._answered(runner, claim.job)
         if not await self._queue.confirm(claim, runner, now=now):
-            self._forget_offer(claim.job, claim.fence)
+            self._jobs.forget_offer(claim.job, claim.fence)
             return False
         job = await self._job(claim.job, runner)
         if job is not None:
-            job.claim = None
+            job.settle(confirmed=True)
             self._expiry.not_later_than(now + job.timeout_ms)
             self._wake_subject(job)
             self._watch.confirmed(job.subject, claim.job, runner)
@@ -236,7 +237,7 @@ class Leases:
         self._answered(runner, claim.job)
         _log.info("runner %s declined job %d: %s", runner, claim.job, reason)
         await self._queue.decline(claim, runner, now=self._clock.now_ms())
-        self._forget_offer(claim.job, claim.fence)
+        self._jobs.forget_offer(claim.job, claim.fence)
         self._wakeups.notify(channels.READY)
 
     async def ship(self, runner: RunnerId, batch: Batch) -> AppendResult:
@@ -263,7 +264,7 @@ class Leases:
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
             return result
-        self._jobs.pop(finish.claim.job, None)
+        self._jobs.forget(finish.claim.job)
         if result.run is not None:
             await closing.announce(self._runs, self._wakeups, result.run, self._clock.now_ms())
         elif job is not None:
@@ -338,7 +339,7 @@ class Leases:
         now = self._clock.now_ms()
         job = OfferedJob(offer, timeout_ms=offer.timeout_ms, offered_at=now)
         job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
-        self._jobs[offer.job] = job
+        self._jobs.put(offer.job, job)
         self._expiry.not_later_than(now + OFFER_MS)
         link = self._links.get(offer.runner)
         if link is None or link.draining:  # it left while the offer was being stored
@@ -353,22 +354,17 @@ class Leases:
         if link is not None:
             link.unanswered.pop(job, None)
 
-    def _forget_offer(self, job_id: JobId, fence: int) -> None:
-        job = self._jobs.get(job_id)
-        if job is not None and job.claim is not None and job.claim.fence == fence:
-            del self._jobs[job_id]
-
     async def _give_back(self, job: OfferedJob, runner: RunnerId, now: int) -> None:
-        claim, job.claim = job.claim, None
+        claim = job.claim
         if claim is not None:
-            self._jobs.pop(claim.job, None)
+            self._jobs.forget_offer(claim.job, claim.fence)
             await self._queue.decline(claim, runner, now=now)
             self._wakeups.notify(channels.READY)
 
     async def _take_back(self, view: LeaseView, now: int) -> None:
         """Free a lease that its runner, just connected, does not know of: its process is gone, or never began."""
         claim = Claim(job=view.job, fence=view.fence, nonce=view.nonce)
-        self._jobs.pop(view.job, None)
+        self._jobs.forget(view.job)
         if not view.confirmed:
             await self._queue.decline(claim, view.runner, now=now)
         else:
@@ -381,7 +377,7 @@ class Leases:
         self._wakeups.notify(channels.READY)
 
     def _lose(self, lost: LostLease) -> None:
-        job = self._jobs.pop(lost.job, None)
+        job = self._jobs.forget(lost.job)
         link = self._links.get(lost.runner)
         if link is not None:
             link.unanswered.pop(lost.job, None)
@@ -410,7 +406,9 @@ class Leases:
     def _remember(self, view: LeaseView, offered_at: int) -> OfferedJob:
         timeout_ms = 0 if view.deadline_at is None else max(0, view.deadline_at - self._clock.now_ms())
         job = OfferedJob(view, timeout_ms=timeout_ms or FOREVER_MS, offered_at=offered_at)
-        self._jobs[view.job] = job
+        if not view.confirmed:
+            job.claim = Claim(job=view.job, fence=view.fence, nonce=view.nonce)
+        self._jobs.put(view.job, job)
         self._watch.placed(view.subject, view.job)
         return job
 

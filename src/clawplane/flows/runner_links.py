@@ -1,14 +1,14 @@
-"""What is remembered of runners that are connected, and of jobs that were offered to them."""
+"""What is remembered of runners that are connected."""
 
 from __future__ import annotations
 
 from asyncio import Future
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import HEARTBEAT_EVERY_MS, Claim, JobKind, LeaseView, Offer, RunnerRecord, Want
+from clawplane.domain.leases import HEARTBEAT_EVERY_MS, JobKind, RunnerRecord, Want
 from clawplane.domain.ports import HeartbeatResult, RunnerConnection
 from clawplane.domain.session_rules import caps_of
 
@@ -83,18 +83,12 @@ class RunnerLink:
         self.unanswered[job] = taken
 
 
-class OfferedJob:
-    """What is remembered of a job that was offered here."""
+class Reached(NamedTuple):
+    """How to ask the runner that has a job; `confirmation` is open while it was only offered."""
 
-    def __init__(self, offer: Offer | LeaseView, *, timeout_ms: int, offered_at: int) -> None:
-        self.kind = offer.kind
-        self.subject = offer.subject
-        self.runner = offer.runner
-        self.fence = offer.fence
-        self.timeout_ms = timeout_ms
-        self.offered_at = offered_at
-        self.claim: Claim | None = None
-        """Set while the offer is not confirmed."""
+    connection: RunnerConnection
+    fence: int
+    confirmation: Future[bool] | None
 
 
 def best_seat(links: Iterable[RunnerLink], caps: str, now: int) -> Want | None:

@@ -28,6 +28,7 @@ from clawplane.domain.session_rules import NEVER_MS, caps_of
 from clawplane.domain.sessions import LiveState, Session, SessionSpec, SessionState
 from clawplane.flows import channels
 from clawplane.flows.leases import Leases
+from clawplane.flows.under_offer import UnderOffer
 
 _log = logging.getLogger(__name__)
 
@@ -54,12 +55,15 @@ class Place:
     connection: RunnerConnection
     job: JobId
     fence: int
+    confirmation: asyncio.Future[bool] | None = None
+    """Tells whether the offer becomes a lease, while that is open (flows/under_offer.py)."""
 
-    def ask(self, method: str, question: msgspec.Struct) -> Conversation:
-        """Ask something of domain.asks.METHODS."""
+    def ask(self, method: str, question: msgspec.Struct, *, quiet: bool = False) -> Conversation:
+        """Ask something of domain.asks.METHODS; `quiet` when only the answer is wanted."""
         if not isinstance(question, METHODS[method][0]):
             raise TypeError(f"{method} does not ask {type(question).__name__}")
-        return self.connection.ask(self.job, self.fence, method, _encode(question))
+        asked = self.connection.ask(self.job, self.fence, method, _encode(question), quiet=quiet)
+        return asked if self.confirmation is None else UnderOffer(asked, self.confirmation)
 
 
 class SessionPlaces:
@@ -187,7 +191,7 @@ class SessionPlaces:
 
     def _place(self, session: Session) -> Place | None:
         reached = self._leases.reach(session.job)
-        return None if reached is None else Place(session, reached[0], session.job, reached[1])
+        return None if reached is None else Place(session, reached.connection, session.job, *reached[1:])
 
     async def _wake(self, session: Session) -> Session:
         self._expect_runner(session.runner)

@@ -206,10 +206,12 @@ class Sessions:
         """Return what is to be executed, with an id of its own; `more` are fields of domain.sessions.ExecRequest."""
         return ExecRequest(id=new_ulid(self._clock.now_ms()), tool=tool, code=code, **more)
 
-    async def prepare(self, caller: Caller, session_id: str | None, request: ExecRequest) -> Execution:
+    async def prepare(
+        self, caller: Caller, session_id: str | None, request: ExecRequest, *, quiet: bool = False
+    ) -> Execution:
         """Return an exec that is ready to be entered (`async with`); without a session id a session is created.
 
-        The request's values were checked by domain.session_rules.
+        The request's values were checked by domain.session_rules. A `quiet` exec has a result and no events.
         """
         if session_id is None:
             session = await self.create(caller, SessionOptions())
@@ -217,7 +219,7 @@ class Sessions:
             session = await self.find(caller, session_id)
         if self._places.busy[session.id] >= self._limits.waiting:
             raise RateLimited(f"{self._limits.waiting} execs of this session are waiting.", hint="Wait for their ends.")
-        return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock)
+        return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock, quiet=quiet)
 
     async def execute(
         self, caller: Caller, session_id: str | None, request: ExecRequest

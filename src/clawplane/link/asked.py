@@ -141,12 +141,12 @@ class AskedQuestions:
         self._last = 0
         self._cut = False
 
-    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> AskedQuestion:
-        """Send a question; when the link is gone it is answered at once, by an error."""
+    def ask(self, job: JobId, fence: int, method: str, body: bytes, *, quiet: bool = False) -> AskedQuestion:
+        """Send a question; when the link is gone it is answered at once, by an error. `quiet`: it streams nothing."""
         if len(body) > MAX_QUESTION:
             raise TooLarge(f"The question of {len(body)} bytes is longer than {MAX_QUESTION}.", hint="Send less.")
         self._last += 1
-        asked = Asked(job=job, fence=fence, ask=self._last, method=method, body=body)
+        asked = Asked(job=job, fence=fence, ask=self._last, method=method, body=body, quiet=quiet)
         question = AskedQuestion(asked, self._say, self._room, self._close)
         if self._cut:
             question.end(cut_error())

@@ -47,6 +47,8 @@ class Asking:
         self.ask = asked.ask
         self.method = asked.method
         self.body = asked.body
+        self.quiet = asked.quiet
+        """True when nobody reads what is told; it then goes nowhere."""
         self.withdrawn = asyncio.Event()
         """Set when the caller has left, has cancelled, or cannot be reached any more."""
         self._say = say
@@ -64,7 +66,9 @@ class Asking:
         return self._done or self.withdrawn.is_set()
 
     async def tell(self, body: bytes) -> None:
-        """Stream one event; waits while the caller takes none. After a withdrawal it does nothing, and at once."""
+        """Stream one event; waits while the caller takes none. When nobody reads it does nothing, and at once."""
+        if self.quiet:
+            return
         if len(body) > MAX_TOLD:
             raise TooLarge(f"An event of {len(body)} bytes is longer than {MAX_TOLD}.")
         cost = cost_of(body)

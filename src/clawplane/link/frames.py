@@ -143,6 +143,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     ask: int
     method: str
     body: bytes
+    quiet: bool = False
+    """Nobody reads what it streams, so nothing is told."""
 
 
 class Fed(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -44,9 +44,9 @@ class Outbox:
         """Set once, with the close code and the reason; the first reason counts."""
         self.questions = AskedQuestions(self.put, self._fed_room.wait)
 
-    def ask(self, job: JobId, fence: int, method: str, body: bytes) -> Conversation:
-        """Ask a live session something."""
-        return self.questions.ask(job, fence, method, body)
+    def ask(self, job: JobId, fence: int, method: str, body: bytes, *, quiet: bool = False) -> Conversation:
+        """Ask a live session something; `quiet` when nobody reads what it streams."""
+        return self.questions.ask(job, fence, method, body, quiet=quiet)
 
     def over(self, job: JobId, fence: int, reason: str) -> None:
         """Answer what was asked of a lease that is gone."""

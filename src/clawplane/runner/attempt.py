@@ -6,8 +6,9 @@
                   drop at any time: kill, report nothing
                   give_back at any time: kill, report `setup`, so that the job is queued again
 
-Preparation begins with the offer, beside the confirmation; code of the job runs only after Confirmed. When `run`
-returns, nothing of the job runs any more.
+Preparation begins with the offer, beside the confirmation; code of the job runs only after Confirmed. A job that runs
+nothing by itself, but only what it is asked (a session), begins with its offer: the control plane believes no answer
+before the lease is stored (flows/under_offer.py). When `run` returns, nothing of the job runs any more.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Attempt:
     async def _outcome(self) -> Outcome | None:
         preparing = asyncio.create_task(self._job.prepare())
         try:
-            if not await self._unless_ended(self._confirmed.wait):
+            begins_offered = isinstance(self._job, Answering)
+            if not begins_offered and not await self._unless_ended(self._confirmed.wait):
                 return self._ended_early()
             try:
                 if not await self._unless_ended(lambda: _result(preparing)):

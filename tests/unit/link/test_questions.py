@@ -100,6 +100,16 @@ async def soon(coroutine):
         return await coroutine
 
 
+async def test_a_quiet_question_is_told_nothing(holder, plane, session) -> None:
+    asked = plane.connection.ask(session.job, session.fence, "exec", b"1+1", quiet=True)
+    question = await holder.question()
+    for _ in range(WINDOW + 1):
+        await soon(question.tell(b"x" * CHUNK))
+    question.answer(b"2")
+    assert await soon(asked.answer()) == b"2"
+    assert [body async for body in asked] == []
+
+
 async def test_a_question_reaches_the_runner_and_its_answer_comes_back(holder, plane, session) -> None:
     asked = ask(plane, session)
     question = await holder.question()

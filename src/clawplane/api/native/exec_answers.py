@@ -43,7 +43,7 @@ def stream_kind(call: Call, wanted: str) -> StreamKind:
 
 async def answer_exec(call: Call, session_id: str | None, request: ExecRequest, kind: StreamKind) -> Response:
     """Execute and answer."""
-    run = await call.flows.sessions.prepare(call.caller, session_id, request)
+    run = await call.flows.sessions.prepare(call.caller, session_id, request, quiet=kind == "none")
     if kind != "none":
         await run.__aenter__()  # refusals have a status; the stream leaves the exec
         return _ExecStream(call, run, sse=kind == "sse")

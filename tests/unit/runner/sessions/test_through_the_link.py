@@ -49,6 +49,16 @@ async def test_a_question_that_follows_its_offer_at_once_is_answered(plane, real
     assert (await plane.ended(offer)).outcome.reason == "closed"
 
 
+async def test_a_session_begins_with_its_offer_beside_the_confirmation(plane, real_runner):
+    gate = asyncio.Event()
+    plane.before = lambda word: gate.wait() if word == "confirm" else None
+    offer = plane.offer(JobKind.SESSION, spec("s"))
+    assert (await python(plane, offer, "1+1")).results[0]["text/plain"] == "2"
+    gate.set()
+    plane.connection.cancel(offer.job, offer.fence, "deleted")
+    assert (await plane.ended(offer)).outcome.reason == "closed"
+
+
 async def test_a_runner_that_leaves_saves_its_sessions(plane, real_runner):
     offer = plane.offer(JobKind.SESSION, spec("s"))
     await python(plane, offer, "x = 1")
