@@ -7,11 +7,11 @@ that the process which wrote the tree has ended.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+
+from clawplane.builder.removal import remove_tree
 
 MAXIMUM_DEPTH = 128
 _WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -40,18 +40,11 @@ def seal(root: Path) -> Measure:
 
 
 def remove(root: Path) -> None:
-    """Remove a tree or link, also one that is nested very deeply or whose directories were made unwritable."""
+    """Remove a tree or link, also one of any depth or with unwritable directories. Raises OSError."""
     if root.is_symlink() or root.is_file():
         root.unlink()
         return
-    try:
-        shutil.rmtree(root)
-    except (OSError, RecursionError):
-        if not root.exists():
-            return
-        # Neither program follows links below its argument, and both walk any depth.
-        subprocess.run(["chmod", "-R", "u+rwX", "--", str(root)], check=False, capture_output=True)
-        subprocess.run(["rm", "-rf", "--", str(root)], check=True, capture_output=True)
+    remove_tree(root)
 
 
 def read_regular(path: Path, maximum: int) -> bytes:
