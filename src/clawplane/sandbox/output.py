@@ -118,7 +118,7 @@ class Output:
             await wake
         finally:
             self._wake = None
-            for descriptor in watched:
+            for descriptor in set(watched) & set(self._open.values()):  # a closed one's number may be another's by now
                 loop.remove_reader(descriptor)
 
     def _interrupt(self) -> None:

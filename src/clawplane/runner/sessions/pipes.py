@@ -3,6 +3,9 @@
 Nobody reads between two execs: what a thread or a child prints then waits in the pipe, at most a pipe full, and
 belongs to the next exec. While an exec runs both pipes are read in turn; when it has ended, what is in them is read and
 no more: a process that goes on printing cannot hold the answer up.
+
+A pipe may end under either hand. Whoever closes a descriptor takes it from the event loop first: the number goes to the
+next pipe or socket at once, and what the loop still knew of it would make that one deaf.
 """
 
 from __future__ import annotations
@@ -26,29 +29,26 @@ class Pipes:
     def __init__(self, stdout: int, stderr: int) -> None:
         """Own two non-blocking descriptors."""
         self._open: dict[Stream, int] = {"stdout": stdout, "stderr": stderr}
-        self._reading = False
+        self._watched: set[int] = set()
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
 
     async def read(self, take: Take) -> None:
         """Hand over blocks as they come, until cancelled or both pipes are closed at their other end."""
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        watched: set[int] = set()
-        self._reading = True
         try:
+            for descriptor in self._open.values():
+                self._loop.add_reader(descriptor, self._ready.set)
+                self._watched.add(descriptor)
             while self._open:
-                for descriptor in set(self._open.values()) - watched:
-                    loop.add_reader(descriptor, ready.set)
-                    watched.add(descriptor)
-                await ready.wait()
-                ready.clear()
+                await self._ready.wait()
+                self._ready.clear()
                 for stream in list(self._open):
-                    if self._take_one(stream, take, loop.remove_reader):
-                        ready.set()
+                    if self._take_one(stream, take):
+                        self._ready.set()
                 await asyncio.sleep(0)
         finally:
-            self._reading = False
-            for descriptor in watched & set(self._open.values()):
-                loop.remove_reader(descriptor)
+            for descriptor in list(self._watched):
+                self._unwatch(descriptor)
 
     def take_rest(self, take: Take) -> None:
         """Hand over what is in the pipes now."""
@@ -58,23 +58,32 @@ class Pipes:
                 return
 
     def close(self) -> None:
-        """Close both; nobody may be reading."""
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
+        """Close both; who is reading has read all there is."""
+        for stream in list(self._open):
+            self._end(stream)
 
-    def _take_one(self, stream: Stream, take: Take, closing: Callable[[int], object] = lambda descriptor: None) -> bool:
+    def _take_one(self, stream: Stream, take: Take) -> bool:
         """Read one block; True when there was one."""
         try:
             block = os.read(self._open[stream], _BLOCK)
         except BlockingIOError:
             return False
         if not block:
-            closing(self._open[stream])
-            os.close(self._open.pop(stream))
+            self._end(stream)
             return False
         take(stream, block)
         return True
+
+    def _end(self, stream: Stream) -> None:
+        descriptor = self._open.pop(stream)
+        self._unwatch(descriptor)
+        os.close(descriptor)
+        self._ready.set()
+
+    def _unwatch(self, descriptor: int) -> None:
+        if descriptor in self._watched:
+            self._watched.remove(descriptor)
+            self._loop.remove_reader(descriptor)
 
 
 def make_pipes() -> tuple[Pipes, int, int]:
