@@ -12,6 +12,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from clawplane.api.own_address import own_address
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidSchema
@@ -50,7 +51,7 @@ class Flows:
     """Everything the HTTP edge calls; wiring makes one.
 
     `owner_balance` and `month_rule` are settings of the CoreClaw wire; `public_url` (no slash at the end) replaces the
-    request's own address in links; `spool` is an existing directory on the disk that holds the blobs.
+    address where a request arrived in links; `spool` is an existing directory on the disk that holds the blobs.
     """
 
     packages: Packages
@@ -135,9 +136,8 @@ class Call:
             raise InvalidSchema(f"The request body is no JSON: {error}", hint="Send a JSON object.") from None
 
     def url(self, path: str) -> str:
-        """Return the absolute address of a path of ours, as the caller reaches it."""
-        base = self.flows.public_url or str(self.request.base_url).rstrip("/")
-        return f"{base}{path}"
+        """Return the absolute address of a path of ours."""
+        return own_address(self.request, self.flows.public_url) + path
 
 
 Handler = Callable[[Call], Awaitable[Response]]

@@ -219,3 +219,14 @@ async def test_links_lead_to_the_public_address_when_one_is_set(tmp_path: Path) 
         async with here.client() as client:
             data: dict[str, Any] = (await client.get(f"/api/v2/worker-runs/{run}/log")).json()["data"]
     assert data["all_logs_url"].startswith("https://claw.example.com/v1/downloads/")
+
+
+async def test_a_signed_link_never_leads_where_the_host_header_points(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here:
+        await ready(here)
+        run = await start(here)
+        headers = {"Host": "evil.example", "X-Forwarded-Host": "evil.example", "Forwarded": "host=evil.example"}
+        async with here.client() as client:
+            answer = await client.get(f"/api/v2/worker-runs/{run}/log", headers=headers)
+    assert answer.json()["data"]["all_logs_url"].startswith("http://plane.test/v1/downloads/")
+    assert "evil" not in answer.text

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from clawplane.api.auth import authenticate
 from clawplane.api.calls import Flows
+from clawplane.api.own_address import own_address
 from clawplane.domain.access import Scope as Right
 from clawplane.flows.access import Access, require
 
@@ -47,8 +48,7 @@ class McpEndpoint:
         transport = await asyncio.shield(self._transport)
         from clawplane.api.mcp.server import Visitor  # noqa: PLC0415 - see the head of this file
 
-        base = self._public_url or str(request.base_url).rstrip("/")
-        await transport.handle(scope, receive, send, Visitor(caller, base))
+        await transport.handle(scope, receive, send, Visitor(caller, own_address(request, self._public_url)))
 
     def _load(self) -> Transport:
         from clawplane.api.mcp.server import build_server  # noqa: PLC0415 - see the head of this file
