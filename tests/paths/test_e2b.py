@@ -239,3 +239,14 @@ def test_a_background_command_runs_beside_code(shared: Any) -> None:
     assert shared.run_code("open('go', 'w').close(); 40 + 2").text == "42"
     assert waiting.wait().stdout == "went\n"
     shared.files.remove("go")
+
+
+def test_home_is_the_workspace_for_files_code_and_commands(shared: Any) -> None:
+    shared.files.write("/home/user/notes/a.txt", "41")
+    code = "from pathlib import Path\nPath('~/notes/b.txt').expanduser().write_text('1')\n"
+    execution = shared.run_code(code + "int(open('/home/user/notes/a.txt').read()) + 1")
+    assert execution.text == "42", execution.error
+    assert shared.commands.run("cat ~/notes/b.txt notes/a.txt", cwd="/home/user").stdout == "141"
+    assert shared.commands.run("cat b.txt", cwd="/home/user/notes").stdout == "1"
+    assert shared.files.read("notes/b.txt") == "1"
+    shared.files.remove("/home/user/notes")

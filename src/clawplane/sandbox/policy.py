@@ -44,7 +44,18 @@ class Overlay:
     inodes: int = 131_072
 
 
-Mount = ReadOnly | Writable | Scratch | Overlay
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link at `target` to `source`, a place in the sandbox; never in a tree of the host.
+
+    Where other trees lie below `target` there is a private one of its own instead.
+    """
+
+    source: str
+    target: str
+
+
+Mount = ReadOnly | Writable | Scratch | Overlay | Link
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from clawplane.sandbox.identity import Identity
-from clawplane.sandbox.policy import Limits, Listener, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
+from clawplane.sandbox.policy import Limits, Link, Listener, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class Request:
     cgroups: bool
 
 
-_MOUNTS: Final[Mapping[str, type[Mount]]] = {each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay)}
+_MOUNTS: Final[Mapping[str, type[Mount]]] = {
+    each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay, Link)
+}
 _PROGRAMS: Final[Mapping[str, type[Program]]] = {
     each.__name__: each for each in (Command, Script, Residence, Interpreter)
 }

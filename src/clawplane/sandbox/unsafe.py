@@ -219,7 +219,7 @@ def _lay_out(policy: Policy, state_directory: Path) -> tuple[Path, Callable[[str
                 own.mkdir()
             places[each.target.rstrip("/")] = str(own)
         else:
-            places[each.target.rstrip("/")] = each.source
+            places[each.target.rstrip("/")] = places.get(each.source, each.source)
     longest_first = sorted(places, key=len, reverse=True)
 
     def translate(path: str) -> str:

@@ -1,5 +1,7 @@
 """Describe the world of a session: what it sees, what it may use, and what its environment says.
 
+The home directory is the workspace under another name, because programs written for other sandboxes expect it there.
+Caches go to the temporary directory, so that they do not count as files of the workspace.
 Packages that `pip` installs go below /workspace/.local, where they outlive the sandbox: the interpreter is no virtual
 environment, its own site directory is read-only, and pip then installs for the user, whose base is there.
 """
@@ -15,7 +17,7 @@ from clawplane.builder.indexes import PackageIndexes
 from clawplane.builder.tools import PythonRuntime
 from clawplane.domain.sessions import SessionOptions
 from clawplane.runner.jobs.guest import Runtimes
-from clawplane.sandbox.policy import MIB, Limits, Listener, Mount, Policy, ReadOnly, Scratch, Writable
+from clawplane.sandbox.policy import MIB, Limits, Link, Listener, Mount, Policy, ReadOnly, Scratch, Writable
 
 WORKSPACE: Final = "/workspace"
 HOME: Final = "/home/user"
@@ -24,7 +26,6 @@ HTTP: Final = Listener("127.0.0.1", 3128)
 USER_BASE: Final = f"{WORKSPACE}/.local"
 _TEMPORARY: Final = "/tmp"  # noqa: S108 - inside the sandbox, the guest's own
 _TEMPORARY_BYTES: Final = 512 * MIB
-_HOME_BYTES: Final = 256 * MIB
 _GRACE_SECONDS: Final = 1.0
 _OPEN_FILES: Final = 4096
 _LEAST_MEMORY: Final = 64
@@ -47,8 +48,8 @@ class World:
         """Return what isolates a session with these options."""
         mounts: list[Mount] = [
             Scratch(_TEMPORARY, size=_TEMPORARY_BYTES),
-            Scratch(HOME, size=_HOME_BYTES),
             Writable(str(workspace), WORKSPACE),
+            Link(WORKSPACE, HOME),
         ]
         trees = dict.fromkeys((*self.python.readable, *self.runtimes.node_trees, *self.certificates))
         mounts += [ReadOnly(str(tree), str(tree)) for tree in trees]
@@ -72,6 +73,8 @@ class World:
             "HOME": HOME,
             "LANG": "C.UTF-8",
             "TMPDIR": _TEMPORARY,
+            "XDG_CACHE_HOME": f"{_TEMPORARY}/.cache",
+            "npm_config_cache": f"{_TEMPORARY}/.npm",
             "PYTHONUSERBASE": USER_BASE,
             "PIP_BREAK_SYSTEM_PACKAGES": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",

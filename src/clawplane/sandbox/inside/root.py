@@ -20,7 +20,7 @@ from typing import Final
 from clawplane.sandbox import mounts
 from clawplane.sandbox.identity import Identity
 from clawplane.sandbox.inside import etc, trees
-from clawplane.sandbox.policy import MIB, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
+from clawplane.sandbox.policy import MIB, Link, Mount, Overlay, Policy, ReadOnly, Scratch, Writable
 
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 _DEVICE_LINKS: Final = {
@@ -92,6 +92,9 @@ def _with_defaults(listed: Iterable[Mount], prefixes: Iterable[str]) -> list[Mou
         by_target[default.target] = default
     for each in listed:
         by_target[os.path.normpath(each.target)] = each
+    for target, link in list(by_target.items()):
+        if isinstance(link, Link) and any(other.startswith(f"{target}/") for other in by_target):
+            by_target[target] = Scratch(target)  # such as an interpreter in the home of a user who is called user
     return [by_target[target] for target in sorted(by_target)]  # a tree comes before what is mounted in it
 
 
@@ -147,6 +150,9 @@ class _Tree:
                 ) from None
 
     def _add(self, each: Mount) -> None:
+        if isinstance(each, Link):
+            self._link(each)
+            return
         is_file = isinstance(each, ReadOnly) and not os.path.isdir(each.source)
         point = self._mount_point(each.target, is_file)
         try:
@@ -166,6 +172,16 @@ class _Tree:
             os.close(point)
         if isinstance(each, ReadOnly | Writable):
             self._host_trees.append(each.target)
+
+    def _link(self, each: Link) -> None:
+        directory, name = os.path.split(os.path.normpath(each.target))
+        if any(os.path.commonpath([tree, each.target]) == tree for tree in self._host_trees):
+            raise SetupError(f"a link at {each.target} would lie in a tree of the host")
+        parent = self._mount_point(directory, is_file=False)
+        try:
+            os.symlink(each.source, name, dir_fd=parent)
+        finally:
+            os.close(parent)
 
     def _mount_point(self, target: str, is_file: bool) -> int:
         """Open the place named `target`, following no link and creating what is missing in our own memory only."""

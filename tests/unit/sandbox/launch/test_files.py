@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clawplane.sandbox.inside import trees
-from clawplane.sandbox.policy import MIB, Overlay, ReadOnly, Scratch, Writable
+from clawplane.sandbox.policy import MIB, Link, Overlay, ReadOnly, Scratch, Writable
 
 
 async def test_an_overlay_can_be_changed_in_every_way_and_its_source_never_changes(guests: Any) -> None:
@@ -182,3 +182,27 @@ def test_a_copied_tree_has_the_same_files_links_and_modes(tmp_path: Path) -> Non
     assert stat.S_IMODE((target / "sub/tool").stat().st_mode) == 0o755
     assert (target / "link").readlink() == Path("sub/tool")
     assert not (target / "pipe").exists()
+
+
+async def test_a_link_of_the_policy_leads_to_a_place_inside(guests: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    mounts = (Writable(str(kept), "/kept"), Link("/kept", "/home/user"))
+    ended = await guests.run("sh", "-c", "echo x > /home/user/a && cat /kept/a && rm /home/user", mounts=mounts)
+    assert ended.stdout == "x\n"
+    assert "Read-only" in ended.stderr or "cannot remove" in ended.stderr
+
+
+async def test_a_link_gives_way_to_what_lies_below_it(guests: Any) -> None:
+    mounts = (Link("/tmp", "/home/user"), ReadOnly("/usr/bin", "/home/user/tree"))
+    ended = await guests.run("sh", "-c", "ls /home/user/tree/env && touch /home/user/own && ls /tmp", mounts=mounts)
+    assert (ended.stdout, ended.stderr) == ("/home/user/tree/env\n", "")
+
+
+async def test_a_link_of_the_policy_is_never_made_in_a_tree_of_the_host(guests: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    mounts = (Writable(str(kept), "/kept"), Link("/etc", "/kept/link"))
+    ended = await guests.run("true", mounts=mounts)
+    assert (ended.verdict.reason, "tree of the host" in ended.verdict.detail) == ("setup", True)
+    assert not list(kept.iterdir())
