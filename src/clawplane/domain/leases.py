@@ -11,6 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
+from clawplane.domain.host_tasks import Reach
 from clawplane.domain.ids import JobId, RunnerId
 
 OFFER_MS = 10_000
@@ -27,6 +28,7 @@ class JobKind(StrEnum):
     BUILD = "build"
     SUBTASK = "subtask"
     SESSION = "session"
+    HOST = "host"
 
 
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +46,17 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     spec: bytes
     timeout_ms: int
     max_attempts: int = 3
+    silence_ms: int | None = None
+    """How long a lease outlives its runner's last word, where that is longer than SILENCE_MS."""
 
 
 class Want(msgspec.Struct, frozen=True, kw_only=True):
-    """How many jobs of a capability one connected runner can take now."""
+    """How many jobs of a capability one connected runner can take now; with a reach, of all those that it matches."""
 
     runner: RunnerId
     caps: str
     count: int
+    reach: Reach | None = None
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):

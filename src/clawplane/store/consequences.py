@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from clawplane.domain.leases import JobKind
 from clawplane.store.endings import Consequences
+from clawplane.store.host_ends import HostConsequences
 from clawplane.store.run_ends import SubtaskConsequences
 from clawplane.store.session_ends import SessionConsequences
 from clawplane.store.version_ends import BuildConsequences
@@ -20,5 +21,6 @@ CONSEQUENCES: Mapping[str, Consequences] = MappingProxyType(
         JobKind.SUBTASK.value: SubtaskConsequences(),
         JobKind.BUILD.value: BuildConsequences(),
         JobKind.SESSION.value: SessionConsequences(),
+        JobKind.HOST.value: HostConsequences(),
     }
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import AttemptEnd, Claim, Finish, LeaseView, LostLease, Outcome
+from clawplane.domain.leases import AttemptEnd, Claim, Finish, JobKind, LeaseView, LostLease, Outcome
 from clawplane.domain.ports import Expired, FinishResult
 from clawplane.domain.runs import EndedRun
 from clawplane.store.database import Transaction
@@ -124,15 +124,9 @@ async def cancel(tx: Transaction, items: Sequence[Cancelled]) -> list[list[Lease
 
 async def cancel_jobs(tx: Transaction, item: Cancelled) -> list[LeaseView]:
     """Cancel some jobs; return their leases, and the offers that were taken back (not confirmed)."""
-    jobs = {"jobs": id_list(item.jobs)}
     outcome = Outcome(succeeded=False, reason="aborted", message=item.reason)
     ledger = Ledger()
-    waiting = await tx.fetch("waiting_jobs", jobs)
-    await tx.many("delete_ready", [(caps, ready_at, job) for job, _, _, caps, ready_at in waiting])
-    delayed = await tx.fetch("delayed_jobs", jobs)
-    await tx.many("delete_timer", [(due_at, job) for job, _, _, _, due_at in delayed])
-    for job, kind, _, caps, _ in [*waiting, *delayed]:
-        ledger.counts.add(caps, ready=-1)
+    for job, kind in await take_out(tx, ledger, item.jobs):
         ledger.end(kind, Ending(job, outcome, aborted=True, at=item.now))
     leases = sorted((await leases_of(tx, item.jobs)).values(), key=lambda lease: lease.fence)
     for lease in leases:
@@ -145,6 +139,19 @@ async def cancel_jobs(tx: Transaction, item: Cancelled) -> list[LeaseView]:
     return [lease.view() for lease in leases]
 
 
+async def take_out(tx: Transaction, ledger: Ledger, jobs: Sequence[JobId]) -> list[tuple[JobId, str]]:
+    """Remove jobs from the queue that wait, for now or for their time; return them with their kinds."""
+    wanted = {"jobs": id_list(jobs)}
+    waiting = await tx.fetch("waiting_jobs", wanted)
+    await tx.many("delete_ready", [(caps, ready_at, job) for job, _, _, caps, ready_at in waiting])
+    delayed = await tx.fetch("delayed_jobs", wanted)
+    await tx.many("delete_timer", [(due_at, job) for job, _, _, _, due_at in delayed])
+    found = [*waiting, *delayed]
+    for _, _, _, caps, _ in found:
+        ledger.counts.add(caps, ready=-1)
+    return [(job, kind) for job, kind, *_ in found]
+
+
 async def expire(tx: Transaction, items: Sequence[Tick]) -> list[Expired]:
     """Take back what time has ended."""
     return [await _expire(tx, item) for item in items]
@@ -155,7 +162,7 @@ async def _expire(tx: Transaction, item: Tick) -> Expired:
     await tx.execute("leases_step_back", {"now": item.now})
     await tx.execute("seen_step_back", {"now": item.now})
     await promote_timers(tx, item.now)
-    since = {"now": item.now, "silent_since": item.now - item.silence_ms}
+    since = {"now": item.now, "silence": item.silence_ms}
     ends = {job: AttemptEnd(end) for job, end in await tx.fetch("lost_leases", since)}
     if not ends:
         return Expired()
@@ -168,7 +175,9 @@ async def _expire(tx: Transaction, item: Tick) -> Expired:
 
 def _take_back(ledger: Ledger, lease: Lease, end: AttemptEnd, now: int) -> LostLease:
     used_up = lease.confirmed_at is not None and lease.attempt >= lease.max_attempts
-    requeued = lease.cancel is None and not used_up
+    # what runs on somebody's own machine is not done twice because it took too long
+    over = lease.kind == JobKind.HOST and end is AttemptEnd.DEADLINE
+    requeued = lease.cancel is None and not used_up and not over
     ledger.release(lease, end.value, now)
     if requeued:
         ledger.requeue(lease)

@@ -16,29 +16,12 @@ from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Outcome
 from clawplane.domain.runs import EndedRun
 from clawplane.store.consequences import CONSEQUENCES
+from clawplane.store.counts import Counts
 from clawplane.store.database import Transaction
 from clawplane.store.endings import Ending, Retry
 from clawplane.store.leases import Held, id_list
 
 _encode_outcome = msgspec.msgpack.Encoder().encode
-
-
-class Counts:
-    """Changes to the numbers of waiting, offered and leased jobs by capability."""
-
-    def __init__(self) -> None:
-        self._changes: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
-
-    def add(self, caps: str, *, ready: int = 0, offered: int = 0, leased: int = 0) -> None:
-        """Count so many more (or, negative, fewer)."""
-        change = self._changes[caps]
-        change[0] += ready
-        change[1] += offered
-        change[2] += leased
-
-    async def write(self, tx: Transaction) -> None:
-        """Change the counters."""
-        await tx.many("count_jobs", [(caps, *change) for caps, change in self._changes.items() if any(change)])
 
 
 class Ledger:

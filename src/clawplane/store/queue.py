@@ -7,7 +7,6 @@ The fence comes from a counter that is raised in the transaction of the offer, s
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,13 +28,13 @@ from clawplane.domain.leases import (
 from clawplane.domain.ports import Expired, FinishResult, HeartbeatResult, QueueDepth
 from clawplane.store import lease_ends, runners
 from clawplane.store.consequences import CONSEQUENCES
+from clawplane.store.counts import Counts
 from clawplane.store.custody import attempt_of
 from clawplane.store.database import Database, Transaction
-from clawplane.store.leases import KIND_NAMES, KINDS, id_list, lease_of
-from clawplane.store.ledger import Counts, promote_timers
-
-_NONCE_BYTES = 8
-_NONCE_SHIFT = 11  # 53 bits, which every JSON reader keeps whole
+from clawplane.store.enqueue import enqueue
+from clawplane.store.leases import id_list, lease_of
+from clawplane.store.ledger import promote_timers
+from clawplane.store.picking import number, pick
 
 
 class _Wanted(NamedTuple):
@@ -56,19 +55,6 @@ async def submit(tx: Transaction, items: Sequence[Sequence[NewJob]]) -> list[Non
     return [None] * len(items)
 
 
-async def enqueue(tx: Transaction, jobs: Sequence[NewJob]) -> None:
-    """Store jobs and make them ready."""
-    await tx.many(
-        "insert_job",
-        [(j.id, KIND_NAMES[j.kind], j.subject, j.caps, j.ready_at, j.timeout_ms, j.max_attempts, j.spec) for j in jobs],
-    )
-    await tx.many("insert_ready", [(j.caps, j.ready_at, j.id, 0) for j in jobs])
-    counts = Counts()
-    for caps, number in Counter([job.caps for job in jobs]).items():
-        counts.add(caps, ready=number)
-    await counts.write(tx)
-
-
 async def offer(tx: Transaction, items: Sequence[_Wanted]) -> list[list[Offer]]:
     """Offer the earliest ready jobs."""
     return [await _offer(tx, item) for item in items]
@@ -76,59 +62,21 @@ async def offer(tx: Transaction, items: Sequence[_Wanted]) -> list[list[Offer]]:
 
 async def _offer(tx: Transaction, item: _Wanted) -> list[Offer]:
     await promote_timers(tx, item.now)
-    by_caps: dict[str, list[Want]] = defaultdict(list)
-    for want in item.wants:
-        by_caps[want.caps].append(want)
-    offers: list[Offer] = []
+    picks = await pick(tx, item.wants)
+    offers = await number(tx, picks)
     counts = Counts()
-    for caps, wants in by_caps.items():
-        seats = _seats(wants)
-        picked = await tx.fetch("pick_ready", {"caps": caps, "count": len(seats)})
-        if not picked:
-            continue
-        ready_at, job = picked[-1][:2]
-        await tx.execute("delete_ready_upto", {"caps": caps, "ready_at": ready_at, "job": job})
-        counts.add(caps, ready=-len(picked), offered=len(picked))
-        ((last_fence,),) = await tx.fetch("next_value", {"name": "fence", "step": len(picked)})
-        fences = range(last_fence - len(picked) + 1, last_fence + 1)
-        offers += [
-            Offer(
-                job=job,
-                kind=KINDS[kind],
-                subject=subject,
-                runner=runner,
-                attempt=attempts + 1,
-                fence=fence,
-                nonce=nonce,
-                spec=spec,
-                timeout_ms=timeout_ms,
-            )
-            for (_, job, attempts, kind, subject, timeout_ms, spec), runner, fence, nonce in zip(
-                picked, seats, fences, _nonces(len(picked)), strict=False
-            )
-        ]
+    for caps, taken in Counter([each.caps for each in picks]).items():
+        counts.add(caps, ready=-taken, offered=taken)
     until = item.now + item.offer_ms
-    await tx.many("insert_lease", [(o.job, o.fence, o.nonce, o.runner, o.attempt, item.now, until) for o in offers])
+    await tx.many(
+        "insert_lease",
+        [
+            (o.job, o.fence, o.nonce, o.runner, o.attempt, item.now, until, each.silence_ms)
+            for o, each in zip(offers, picks, strict=True)
+        ],
+    )
     await counts.write(tx)
     return offers
-
-
-def _seats(wants: Sequence[Want]) -> list[RunnerId]:
-    """Return the runners in the order in which they get jobs: in turn, while they want more."""
-    left = [(want.runner, want.count) for want in wants if want.count > 0]
-    seats: list[RunnerId] = []
-    while left:
-        seats += [runner for runner, _ in left]
-        left = [(runner, count - 1) for runner, count in left if count > 1]
-    return seats
-
-
-def _nonces(count: int) -> list[int]:
-    noise = os.urandom(count * _NONCE_BYTES)
-    return [
-        int.from_bytes(noise[at : at + _NONCE_BYTES], "big") >> _NONCE_SHIFT
-        for at in range(0, len(noise), _NONCE_BYTES)
-    ]
 
 
 async def confirm(tx: Transaction, items: Sequence[_Confirmation]) -> list[bool]:
@@ -157,8 +105,8 @@ async def confirm(tx: Transaction, items: Sequence[_Confirmation]) -> list[bool]
     for (now, deadline_at), jobs in by_times.items():
         await tx.execute("confirm_leases", {"now": now, "deadline_at": deadline_at, "jobs": id_list(jobs)})
     counts = Counts()
-    for caps, number in by_caps.items():
-        counts.add(caps, offered=-number, leased=number)
+    for caps, begun_now in by_caps.items():
+        counts.add(caps, offered=-begun_now, leased=begun_now)
     await counts.write(tx)
     for kind, jobs in by_kind.items():
         await CONSEQUENCES[kind].confirmed(tx, jobs, items[-1].now)

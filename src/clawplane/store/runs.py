@@ -17,9 +17,9 @@ from clawplane.domain.ports import AppendResult
 from clawplane.domain.runs import HeaderItem, NewRun, Run, RunFilter, RunSystem, Subtask
 from clawplane.store import logs, rows
 from clawplane.store.database import Database, Row, Transaction, first
+from clawplane.store.enqueue import enqueue
 from clawplane.store.events import NewEvent, append_events
 from clawplane.store.lease_ends import Cancelled, cancel_jobs
-from clawplane.store.queue import enqueue
 from clawplane.store.run_ends import leave_running, running_runs
 from clawplane.store.shipments import append, weight_of
 

@@ -16,10 +16,10 @@ from clawplane.domain.session_ports import EndedSession
 from clawplane.domain.session_rules import caps_of
 from clawplane.domain.sessions import LiveState, Session, SessionOptions, SessionState
 from clawplane.store.database import Database, Row, Transaction, first
+from clawplane.store.enqueue import enqueue
 from clawplane.store.events import NewEvent, append_events
 from clawplane.store.lease_ends import Cancelled, cancel_jobs
 from clawplane.store.leases import id_list, leases_of
-from clawplane.store.queue import enqueue
 from clawplane.store.session_ends import SessionEnd, end_session
 
 _to_json = msgspec.json.Encoder().encode

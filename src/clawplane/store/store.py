@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from clawplane.domain.clock import Clock, SystemClock
+from clawplane.store.agent_sessions import SqlAgentSessions
 from clawplane.store.blobs import DirectoryBlobs
 from clawplane.store.database import Database
 from clawplane.store.events import SqlEvents
+from clawplane.store.host_tasks import SqlHostTasks
+from clawplane.store.host_trail import SqlTaskEvents
 from clawplane.store.keys import SqlKeys
+from clawplane.store.outbox import SqlOutbox
 from clawplane.store.queue import SqlQueue
 from clawplane.store.runs import SqlRuns
 from clawplane.store.sessions import SqlSessions
@@ -29,6 +33,10 @@ class Store:
         self.workers = SqlWorkers(database)
         self.runs = SqlRuns(database)
         self.sessions = SqlSessions(database)
+        self.host_tasks = SqlHostTasks(database)
+        self.agent_sessions = SqlAgentSessions(database)
+        self.task_events = SqlTaskEvents(database)
+        self.outbox = SqlOutbox(database)
         self.keys = SqlKeys(database)
         self.events = SqlEvents(database)
         self.blobs = blobs

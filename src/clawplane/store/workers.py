@@ -17,8 +17,8 @@ from clawplane.domain.workers import Environment, Worker, WorkerVersion, build_s
 from clawplane.store import lease_ends
 from clawplane.store.database import Database, Row, Transaction, first
 from clawplane.store.endings import BuildVerdict
+from clawplane.store.enqueue import enqueue
 from clawplane.store.events import NewEvent, append_events
-from clawplane.store.queue import enqueue
 
 _to_json = msgspec.json.Encoder().encode
 _categories = msgspec.json.Decoder(tuple[int, ...]).decode

@@ -1,8 +1,8 @@
 -- The queue and the lease. `jobs` parameters are JSON arrays of ids; see queue.sqlite.sql for those statements.
 
 -- name: insert_job
-INSERT INTO job (id, kind, subject, caps, ready_at, timeout_ms, max_attempts, spec)
-VALUES (:id, :kind, :subject, :caps, :ready_at, :timeout_ms, :max_attempts, :spec)
+INSERT INTO job (id, kind, subject, caps, ready_at, timeout_ms, max_attempts, silence_ms, spec)
+VALUES (:id, :kind, :subject, :caps, :ready_at, :timeout_ms, :max_attempts, :silence_ms, :spec)
 
 -- name: insert_ready
 INSERT INTO ready (caps, ready_at, job, attempts) VALUES (:caps, :ready_at, :job, :attempts)
@@ -17,13 +17,13 @@ SELECT t.job, t.attempts, j.caps, j.ready_at, t.due_at FROM timer t JOIN job j O
 DELETE FROM timer WHERE due_at <= :now
 
 -- name: pick_ready
-SELECT r.ready_at, r.job, r.attempts, j.kind, j.subject, j.timeout_ms, j.spec
+SELECT r.ready_at, r.job, r.attempts, j.kind, j.subject, j.timeout_ms, j.silence_ms, j.spec
 FROM ready r JOIN job j ON j.id = r.job
 WHERE r.caps = :caps ORDER BY r.ready_at, r.job LIMIT :count
 
 -- name: insert_lease
-INSERT INTO lease (job, fence, nonce, runner, attempt, offered_at, offer_until)
-VALUES (:job, :fence, :nonce, :runner, :attempt, :offered_at, :offer_until)
+INSERT INTO lease (job, fence, nonce, runner, attempt, offered_at, offer_until, silence_ms)
+VALUES (:job, :fence, :nonce, :runner, :attempt, :offered_at, :offer_until, :silence_ms)
 
 -- name: cancel_lease
 UPDATE lease SET cancel = :cancel WHERE job = :job
@@ -36,6 +36,9 @@ FROM lease WHERE job = :job
 -- name: attempts_of_job
 SELECT job, attempt, fence, runner, offered_at, confirmed_at, ended_at, ended, outcome
 FROM attempt WHERE job = :job ORDER BY fence
+
+-- name: waiting_caps
+SELECT caps FROM queue_count WHERE ready > 0
 
 -- name: next_value
 INSERT INTO counter (name, value) VALUES (:name, :step)
@@ -58,19 +61,23 @@ SELECT max(id) FROM job
 -- name: lost_leases
 SELECT l.job, CASE WHEN l.confirmed_at IS NULL THEN 'offer_expired'
                    WHEN l.deadline_at <= :now THEN 'deadline' ELSE 'runner_lost' END
-FROM lease l LEFT JOIN runner_seen s ON s.runner = l.runner
+FROM (SELECT job, fence, runner, confirmed_at, offer_until, deadline_at,
+             CASE WHEN silence_ms > :silence THEN silence_ms ELSE :silence END AS patience FROM lease) l
+LEFT JOIN runner_seen s ON s.runner = l.runner
 WHERE CASE WHEN l.confirmed_at IS NULL THEN l.offer_until <= :now
            ELSE l.deadline_at <= :now
-                OR (l.confirmed_at <= :silent_since AND coalesce(s.seen_at, 0) <= :silent_since) END
+                OR (l.confirmed_at + l.patience <= :now AND coalesce(s.seen_at, 0) + l.patience <= :now) END
 ORDER BY l.fence
 
 -- name: next_expiry
 SELECT min(CASE WHEN l.confirmed_at IS NULL THEN l.offer_until
-                WHEN l.deadline_at <= l.confirmed_at + :silence OR l.deadline_at <= coalesce(s.seen_at, 0) + :silence
+                WHEN l.deadline_at <= l.confirmed_at + l.patience OR l.deadline_at <= coalesce(s.seen_at, 0) + l.patience
                 THEN l.deadline_at
-                WHEN coalesce(s.seen_at, 0) > l.confirmed_at THEN s.seen_at + :silence
-                ELSE l.confirmed_at + :silence END)
-FROM lease l LEFT JOIN runner_seen s ON s.runner = l.runner
+                WHEN coalesce(s.seen_at, 0) > l.confirmed_at THEN s.seen_at + l.patience
+                ELSE l.confirmed_at + l.patience END)
+FROM (SELECT runner, confirmed_at, offer_until, deadline_at,
+             CASE WHEN silence_ms > :silence THEN silence_ms ELSE :silence END AS patience FROM lease) l
+LEFT JOIN runner_seen s ON s.runner = l.runner
 
 -- name: next_timer
 SELECT min(due_at) FROM timer

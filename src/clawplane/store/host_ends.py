@@ -1,0 +1,195 @@
+"""What happens to host tasks when their jobs are confirmed, queued again, or ended.
+
+The end of a task is one transaction: its state, its result as the Task API shows it, its record in the trail, its
+conversation, the callbacks that are owed, and the next task of the conversation.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from clawplane.domain.callback_texts import chat_text
+from clawplane.domain.host_results import result_object
+from clawplane.domain.host_tasks import Approval, HostTask, OnLoss, Prompt, TaskReport, TaskStatus
+from clawplane.domain.ids import JobId
+from clawplane.domain.leases import Outcome
+from clawplane.domain.runs import EndedRun
+from clawplane.store.agent_bindings import bind_provider
+from clawplane.store.database import Transaction
+from clawplane.store.endings import Ending, Retry
+from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, digest_of_report, tasks_of_jobs
+from clawplane.store.host_submits import next_of
+from clawplane.store.host_trail import NewTaskEvent, append_task_events
+from clawplane.store.leases import leases_of
+
+_report = msgspec.msgpack.Decoder(TaskReport).decode
+_PENDING, _RUNNING = TaskStatus.PENDING.value, TaskStatus.RUNNING.value
+
+
+class HostConsequences:
+    """The meaning of jobs of kind `host`."""
+
+    async def confirmed(self, tx: Transaction, jobs: Sequence[JobId], now: int) -> None:
+        """Let the tasks run, where their runners are; the control plane sends their callbacks."""
+        await start(tx, jobs, now=now, server_delivers=True)
+
+    async def retried(self, tx: Transaction, retries: Sequence[Retry]) -> None:
+        """Let the tasks wait again, at their old places."""
+        found = await tasks_of_jobs(tx, [retry.job for retry in retries])
+        counter = TaskCounter()
+        for stored in found.values():
+            counter.move(stored.task.status.value, _PENDING)
+        await tx.many("unstart_host", [(stored.task.attempt, job) for job, stored in found.items()])
+        await counter.write(tx)
+        await append_task_events(
+            tx,
+            [
+                stored.event(
+                    "task.requeued",
+                    TaskStatus.PENDING,
+                    stored.task.started_at or stored.task.created_at,
+                    {"attempt": stored.task.attempt, "policy": OnLoss.REQUEUE.value},
+                )
+                for stored in found.values()
+            ],
+        )
+
+    async def ended(self, tx: Transaction, endings: Sequence[Ending]) -> dict[JobId, EndedRun]:
+        """Store the results; no run ends with them."""
+        found = await tasks_of_jobs(tx, [ending.job for ending in endings])
+        for ending in endings:
+            stored = found.get(ending.job)
+            if stored is not None and not stored.task.status.ended:
+                await _end(tx, stored, ending)
+        return {}
+
+
+async def start(tx: Transaction, jobs: Sequence[JobId], *, now: int, server_delivers: bool) -> None:
+    """Set tasks running whose leases are there."""
+    found = await tasks_of_jobs(tx, jobs)
+    leases = await leases_of(tx, list(found))
+    counter = TaskCounter()
+    rows, events = [], []
+    for job, stored in found.items():
+        lease = leases[job]
+        counter.move(stored.task.status.value, _RUNNING)
+        rows.append((now, lease.attempt, lease.runner, int(server_delivers), job))
+        events.append(stored.event("task.started", TaskStatus.RUNNING, now))
+    await tx.many("start_host", rows)
+    await counter.write(tx)
+    await append_task_events(tx, events)
+
+
+async def _end(tx: Transaction, stored: StoredTask, ending: Ending) -> None:
+    task, at = stored.task, ending.at
+    report, reason = _what_is_told(task, ending)
+    status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
+    counter = TaskCounter()
+    counter.move(task.status.value, status.value)
+    counter.move(None, RESULTS)
+    await counter.write(tx)
+    await tx.execute("end_host", {"status": status.value, "now": at, "reason": reason, "job": task.job})
+    await insert_result(tx, task.id, result_object(task.id, task, report, now=at), report, at)
+    events: list[NewTaskEvent] = []
+    if reason == "expired":
+        events.append(stored.event("task.expired", status, at, {"reason": "deadline", "attempt": task.attempt}))
+    details = {"exitCode": -1 if report.exit_code is None else report.exit_code, "error": report.error or None}
+    events.append(stored.event(f"task.{status.value}", status, at, details))
+    await note_session(tx, task, report, at)
+    events += await _callbacks(tx, stored, report, status, at)
+    await append_task_events(tx, events)
+    if task.session_key is not None:
+        await next_of(tx, task.session_key, task.job, at)
+
+
+def _what_is_told(task: HostTask, ending: Ending) -> tuple[TaskReport, str]:
+    """Return the report of an end, and why it is not the task's own: cancelled, refused, expired, lost, or ""."""
+    outcome = ending.outcome
+    report = _report(outcome.result) if outcome.result else None
+    if ending.aborted:
+        why = "refused" if task.approval is Approval.REFUSED else "cancelled"
+        message = outcome.message or why.capitalize()
+        cut = report or TaskReport()
+        return msgspec.structs.replace(cut, exit_code=-1, error=message, stderr=cut.stderr or message), why
+    if report is not None:
+        return report, ""
+    return _without_word(outcome)
+
+
+def _without_word(outcome: Outcome) -> tuple[TaskReport, str]:
+    reason = "expired" if outcome.reason == "timeout" else "lost"
+    message = outcome.message or "The runner was lost."
+    return TaskReport(exit_code=-1, error=message, stderr=message), reason
+
+
+async def insert_result(tx: Transaction, task: str, body: bytes, report: TaskReport, at: int) -> bool:
+    """Store a result; False when there is one."""
+    values = {"task": task, "body": body, "digest": digest_of_report(report), "created_at": at}
+    return await tx.execute("insert_host_result", values) > 0
+
+
+async def note_session(tx: Transaction, task: HostTask | None, report: TaskReport, at: int) -> None:
+    """Make or touch the row of the provider's session id that a report carries, and bind it to its conversation."""
+    provider = report.metadata.get("sessionId")
+    if not isinstance(provider, str) or not (provider := provider.strip()):
+        return
+    cli = "unknown" if task is None else task.type.value.removesuffix("-cli")
+    channel = None if task is None else task.callback_channel
+    row = {"session_id": provider, "cli_type": cli, "callback_channel": channel, "count": 0, "now": at}
+    await tx.execute("touch_agent_session", row)
+    if task is not None and task.session_key is not None:
+        _, _, conversation = task.session_key.partition(":")
+        await bind_provider(tx, cli, conversation, provider, at)
+
+
+class _Parcel(msgspec.Struct, frozen=True):
+    kind: str
+    destination: str
+    body: bytes
+    token: bytes | None = None
+
+
+async def _callbacks(
+    tx: Transaction, stored: StoredTask, report: TaskReport, status: TaskStatus, at: int
+) -> list[NewTaskEvent]:
+    """Put the callbacks that are owed into the outbox; return what is to be recorded at once."""
+    task = stored.task
+    parcels: list[_Parcel] = []
+    events: list[NewTaskEvent] = []
+    work = task.work
+    if isinstance(work, Prompt) and work.response_mode == "direct-callback" and stored.server_delivers:
+        if stored.deliver_to:
+            text = chat_text(task, report, now=at).encode("utf-8", "replace")
+            parcels.append(_Parcel("chat", stored.deliver_to, text, stored.callback_token))
+        elif stored.deliver_to is not None:
+            events.append(stored.event("callback.skipped", status, at, {"reason": "no channel"}))
+    if task.callback_url:
+        result = json.loads(result_object(task.id, task, report, now=at))
+        told = {"type": f"task.{status.value}", "task": _told_of(task, status, at), "result": result}
+        parcels.append(_Parcel("webhook", task.callback_url, json.dumps(told).encode()))
+    rows = [
+        (str(uuid.uuid4()), task.id, each.kind, each.destination, each.body, each.token, at, at) for each in parcels
+    ]
+    await tx.many("insert_host_parcel", rows)
+    return events
+
+
+def _told_of(task: HostTask, status: TaskStatus, at: int) -> dict[str, Any]:
+    """Return what a webhook is told of a task."""
+    return {
+        "id": task.id,
+        "type": task.type.value,
+        "status": status.value,
+        "createdAt": task.created_at,
+        "startedAt": task.started_at,
+        "completedAt": at,
+        "sessionId": task.session_id,
+        "runner": task.runner,
+        "attempt": task.attempt,
+        "labels": task.labels,
+    }

@@ -1,0 +1,152 @@
+"""Host tasks as the store sees them inside a transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from clawplane.domain.host_results import dispatch_of
+from clawplane.domain.host_tasks import (
+    Approval,
+    HostTask,
+    OnLoss,
+    Target,
+    TaskId,
+    TaskReport,
+    TaskStatus,
+    TaskType,
+    Work,
+)
+from clawplane.domain.ids import JobId
+from clawplane.store.database import Row, Transaction, first
+from clawplane.store.host_trail import NewTaskEvent
+from clawplane.store.leases import id_list
+
+RESULTS = "results"
+"""The counter of results that wait to be fetched; the others are named like the states."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The immutable part of a task that nobody searches by."""
+
+    work: Work
+    target: Target
+    cwd: str | None
+    env: dict[str, str]
+    labels: dict[str, str]
+
+
+_asked = msgspec.msgpack.Decoder(Asked).decode
+pack = msgspec.msgpack.Encoder().encode
+
+
+class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task, and what only the store and the claim need of it."""
+
+    task: HostTask
+    callback_token: bytes | None
+    timeout_ms: int
+    deliver_to: str | None
+    server_delivers: bool
+    consumed: bool
+
+    def event(self, type_: str, status: TaskStatus, at: int, details: Any = None) -> NewTaskEvent:
+        """Return a record of the server's about this task."""
+        task = self.task
+        dispatch = dispatch_of(task)
+        return NewTaskEvent(
+            type=type_,
+            created_at=at,
+            task=task.id,
+            task_type=task.type.value,
+            task_status=status.value,
+            session_id=task.session_id,
+            origin=dispatch["origin"],
+            dispatch_mode=dispatch["dispatchMode"],
+            response_mode=dispatch["responseMode"],
+            entrypoint=dispatch["entrypoint"],
+            details=details,
+        )
+
+
+def stored_of(row: Row) -> StoredTask:
+    """Return one task from its row."""
+    (job, id_, owner, type_, created_at, session_id, session_key, priority, not_before, on_loss) = row[:10]
+    (channel, url, asked, token, timeout_ms, deliver_to) = row[10:16]
+    (status, approval, started_at, completed_at, attempt, runner, reason, consumed, server_delivers) = row[16:]
+    about = _asked(asked)
+    task = HostTask(
+        id=TaskId(id_),
+        job=JobId(job),
+        owner=owner,
+        type=TaskType(type_),
+        status=TaskStatus(status),
+        work=about.work,
+        created_at=created_at,
+        started_at=started_at,
+        completed_at=completed_at,
+        session_id=session_id,
+        session_key=session_key,
+        priority=priority,
+        not_before=not_before,
+        on_loss=OnLoss(on_loss),
+        approval=Approval(approval),
+        target=about.target,
+        cwd=about.cwd,
+        env=about.env,
+        labels=about.labels,
+        callback_channel=channel,
+        callback_url=url,
+        attempt=attempt,
+        runner=runner,
+        reason=reason,
+    )
+    return StoredTask(
+        task=task,
+        callback_token=token,
+        timeout_ms=timeout_ms,
+        deliver_to=deliver_to,
+        server_delivers=bool(server_delivers),
+        consumed=bool(consumed),
+    )
+
+
+async def task_of_id(tx: Transaction, task: str) -> StoredTask | None:
+    """Return one task by its id."""
+    row = await first(tx.fetch("host_task_by_id", {"id": task}))
+    return None if row is None else stored_of(row)
+
+
+async def tasks_of_jobs(tx: Transaction, jobs: Iterable[JobId]) -> dict[JobId, StoredTask]:
+    """Return the tasks of these jobs, by job."""
+    rows = await tx.fetch("host_tasks_of_jobs", {"jobs": id_list(jobs)})
+    return {row[0]: stored_of(row) for row in rows}
+
+
+class TaskCounter:
+    """Changes to the numbers of tasks by state, and of results that wait."""
+
+    def __init__(self) -> None:
+        self._changes: Counter[str] = Counter()
+
+    def move(self, of: str | None, to: str | None) -> None:
+        """Count one task less in a state and one more in another; None is nowhere."""
+        if of is not None:
+            self._changes[of] -= 1
+        if to is not None:
+            self._changes[to] += 1
+
+    async def write(self, tx: Transaction) -> None:
+        """Change the counters."""
+        await tx.many("count_host", [(what, number) for what, number in self._changes.items() if number])
+
+
+def digest_of_report(report: TaskReport) -> bytes:
+    """Return what tells a repeated report from another one."""
+    text = json.dumps(msgspec.to_builtins(report), sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).digest()[:16]

@@ -1,0 +1,159 @@
+"""Keep host tasks; see host_ports.HostTasks. What each step does is in host_submits, _claims, _reports, _fetches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clawplane.domain.host_ports import (
+    Claimed,
+    Poll,
+    Reported,
+    Retention,
+    Submitted,
+    Swept,
+    TaskCounts,
+    TaskFilter,
+    Waiting,
+)
+from clawplane.domain.host_tasks import HostTask, NewTask, OnLoss, StoredResult, TaskId, TaskReport, TaskStatus
+from clawplane.domain.ids import JobId
+from clawplane.domain.leases import LeaseView
+from clawplane.store import host_claims, host_fetches, host_reports, host_submits
+from clawplane.store.database import Database, Transaction, first
+from clawplane.store.host_rows import RESULTS, stored_of, task_of_id
+
+
+class SqlHostTasks:
+    """Host tasks over the one queue."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def submit(self, new: NewTask, *, now: int) -> Submitted:
+        """Store a task with its job, record and conversation; raises Conflict on a reused idempotency key."""
+        return await self._database.write(host_submits.submit, host_submits.NewSubmission(new, now))
+
+    async def claim(self, polls: Sequence[Poll], *, now: int) -> list[Claimed | None]:
+        """Give each poll the first task it can be given."""
+        return await self._database.write(host_claims.claim, host_claims.Polls(tuple(polls), now))
+
+    async def unclaim(self, task: TaskId, fence: int, *, now: int) -> bool:
+        """Undo a claim whose answer could not be delivered."""
+        return await self._database.write(host_claims.unclaim, host_claims.Unclaim(task, fence, now))
+
+    async def report(self, task: TaskId, report: TaskReport, *, now: int) -> Reported:
+        """Let a report of the Task API's wire end a task."""
+        weight = len(report.stdout) + len(report.stderr)
+        return await self._database.write(host_reports.report, host_reports.NewReport(task, report, now), weight=weight)
+
+    async def take_result(self, task: TaskId, *, now: int) -> StoredResult | None:
+        """Consume a result; None when there is none, or another took it."""
+        return await self._database.write(host_fetches.take, host_fetches.Take(task, now))
+
+    async def put_back(self, task: TaskId) -> None:
+        """Undo `take_result`."""
+        await self._database.write(host_fetches.put_back, task)
+
+    async def result(self, task: TaskId) -> StoredResult | None:
+        """Return a result, consumed or not, without consuming it."""
+
+        async def view(tx: Transaction) -> StoredResult | None:
+            row = await first(tx.fetch("find_host_result", {"task": task}))
+            return None if row is None else host_fetches.result_of(row)
+
+        return await self._database.read(view)
+
+    async def find(self, task: TaskId) -> HostTask | None:
+        """Return a task that is there for additive readers."""
+
+        async def view(tx: Transaction) -> HostTask | None:
+            stored = await task_of_id(tx, task)
+            return None if stored is None else stored.task
+
+        return await self._database.read(view)
+
+    async def state(self, task: TaskId) -> TaskStatus | None:
+        """Return the state the Task API shows; None for ids that it does not know (any more)."""
+
+        async def view(tx: Transaction) -> TaskStatus | None:
+            row = await first(tx.fetch("host_status", {"id": task}))
+            return None if row is None or row[1] else TaskStatus(row[0])
+
+        return await self._database.read(view)
+
+    async def page(self, filter_: TaskFilter, *, limit: int, before: JobId | None) -> list[HostTask]:
+        """Return tasks, newest first, before a job id."""
+        wanted = {
+            "before": before,
+            "owner": filter_.owner,
+            "status": None if filter_.status is None else filter_.status.value,
+            "type": None if filter_.type is None else filter_.type.value,
+            "session_id": filter_.session_id,
+            "runner": filter_.runner,
+            "limit": limit,
+        }
+
+        async def view(tx: Transaction) -> list[HostTask]:
+            return [stored_of(row).task for row in await tx.fetch("host_page", wanted)]
+
+        return await self._database.read(view)
+
+    async def cancel(self, task: TaskId, reason: str, *, now: int) -> tuple[HostTask, list[LeaseView]] | None:
+        """End a task that waits, now; mark the lease of one that runs and return it."""
+        return await self._database.write(host_reports.cancel, host_reports.Unwanted(task, reason, now))
+
+    async def approve(self, task: TaskId, *, given: bool, by: str, now: int) -> HostTask | None:
+        """Let a task start that waits for a yes, or fail it; None when it does not wait for one."""
+        return await self._database.write(host_reports.approve, host_reports.Approved(task, given, by, now))
+
+    async def retry(self, task: TaskId, new_id: TaskId, new_job: JobId, *, now: int) -> HostTask | None:
+        """Submit an ended task's work again as a new task."""
+        return await self._database.write(host_submits.retry, host_submits.Again(task, new_id, new_job, now))
+
+    async def waiting(self, task: TaskId) -> Waiting | None:
+        """Return what `explain` needs of a pending task; None otherwise."""
+
+        async def view(tx: Transaction) -> Waiting | None:
+            stored = await task_of_id(tx, task)
+            if stored is None or stored.task.status is not TaskStatus.PENDING:
+                return None
+            job = stored.task.job
+            ((caps, ready_at, in_ready, due_at),) = await tx.fetch("job_place", {"job": job})
+            ((ahead,),) = await tx.fetch("caps_ahead", {"caps": caps, "ready_at": ready_at, "job": job})
+            head = None
+            if stored.task.session_key is not None:
+                row = await first(tx.fetch("head_of_key", {"session_key": stored.task.session_key}))
+                head = None if row is None or row[1] == job else TaskId(row[0])
+            return Waiting(in_queue=in_ready is not None, ahead=ahead, due_at=due_at, session_head=head, caps=caps)
+
+        return await self._database.read(view)
+
+    async def reopen(self, *, now: int) -> list[tuple[HostTask, OnLoss]]:
+        """After a start: take back what polls without heartbeats held, by each task's policy."""
+        return await self._database.write(host_claims.lose, host_claims.Lost(None, now))
+
+    async def lose(self, jobs: Sequence[tuple[JobId, int]], *, now: int) -> list[tuple[HostTask, OnLoss]]:
+        """Take back leases whose runner says that it has them no more, by each task's policy."""
+        return await self._database.write(host_claims.lose, host_claims.Lost(tuple(jobs), now))
+
+    async def counts(self) -> TaskCounts:
+        """Return the counts of `/tasks/stats`."""
+
+        async def view(tx: Transaction) -> TaskCounts:
+            numbers = {what: number for what, number in await tx.fetch("host_counts") if number}
+            results = numbers.pop(RESULTS, 0)
+            return TaskCounts(by_status=numbers, results=results)
+
+        return await self._database.read(view)
+
+    async def waits(self) -> dict[str, tuple[int, int]]:
+        """Return, per capability, how many wait and since when the oldest does."""
+
+        async def view(tx: Transaction) -> dict[str, tuple[int, int]]:
+            return {caps: (ready, oldest or 0) for caps, ready, oldest in await tx.fetch("oldest_waits")}
+
+        return await self._database.read(view)
+
+    async def sweep(self, retention: Retention, *, now: int) -> Swept:
+        """Remove what is older than it may be, with `task.expired`; bounded work per call."""
+        return await self._database.write(host_fetches.sweep, host_fetches.Sweep(retention, now))

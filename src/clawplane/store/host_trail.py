@@ -1,0 +1,164 @@
+"""Keep the trail of host tasks: what happened to each, in order, bounded by age and number."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from clawplane.domain.host_ports import Retention
+from clawplane.domain.host_tasks import TaskEvent
+from clawplane.store.database import Database, Row, Transaction
+
+_DAY_MS = 86_400_000
+
+
+class NewTaskEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A record to be."""
+
+    type: str
+    created_at: int
+    task: str | None = None
+    task_type: str | None = None
+    task_status: str | None = None
+    session_id: str | None = None
+    origin: str = "unknown"
+    dispatch_mode: str = "unspecified"
+    response_mode: str = "direct-callback"
+    entrypoint: str | None = None
+    details: Any = None
+    source: str = "server"
+    id: str = ""
+
+
+class _Trim(NamedTuple):
+    cutoff: int
+    keep: int
+
+
+async def append_task_events(tx: Transaction, events: Sequence[NewTaskEvent]) -> None:
+    """Append records in order."""
+    await tx.many("insert_host_event", [_values(event) for event in events])
+
+
+def _values(event: NewTaskEvent) -> tuple[object, ...]:
+    # lone surrogates are legal JSON and no UTF-8: details are kept with ASCII escapes
+    details = None if event.details is None else json.dumps(event.details, ensure_ascii=True)
+    return (
+        event.id or str(uuid.uuid4()),
+        event.type,
+        event.created_at,
+        event.task,
+        event.task_type,
+        event.task_status,
+        event.session_id,
+        event.origin,
+        event.dispatch_mode,
+        event.response_mode,
+        event.entrypoint,
+        details,
+        event.source,
+    )
+
+
+async def append(tx: Transaction, items: Sequence[TaskEvent]) -> list[TaskEvent]:
+    """Append records that come from outside a task's own steps."""
+    stored = []
+    for item in items:
+        event = NewTaskEvent(
+            id=item.id,
+            type=item.type,
+            created_at=item.created_at,
+            task=item.task_id,
+            task_type=item.task_type,
+            task_status=item.task_status,
+            session_id=item.session_id,
+            origin=item.origin,
+            dispatch_mode=item.dispatch_mode,
+            response_mode=item.response_mode,
+            entrypoint=item.entrypoint,
+            details=item.details,
+            source=item.source,
+        )
+        await append_task_events(tx, [event])
+        ((seq,),) = await tx.fetch("last_host_event")
+        stored.append(msgspec.structs.replace(item, seq=seq))
+    return stored
+
+
+async def trim(tx: Transaction, items: Sequence[_Trim]) -> list[dict[str, int]]:
+    """Remove what is too old or too many."""
+    results = []
+    for cutoff, keep in items:
+        expired = await tx.execute("trim_old_host_events", {"cutoff": cutoff})
+        overflow = await tx.execute("trim_many_host_events", {"keep": keep})
+        ((count, _, _),) = await tx.fetch("host_event_stats")
+        results.append({"cutoff": cutoff, "deletedExpired": expired, "deletedOverflow": overflow, "count": count})
+    return results
+
+
+class SqlTaskEvents:
+    """The trail of host tasks; see host_ports.TaskEvents."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, event: TaskEvent) -> TaskEvent:
+        """Append one record and return it as stored."""
+        return await self._database.write(append, event)
+
+    async def page(self, *, task: str, type_: str, limit: int, since: int | None) -> list[TaskEvent]:
+        """Return records, newest first; with `since` those behind that sequence, oldest first."""
+        wanted = {"task": task, "type": type_, "limit": limit}
+
+        async def view(tx: Transaction) -> list[TaskEvent]:
+            if since is None:
+                rows = await tx.fetch("host_events", wanted)
+            else:
+                rows = await tx.fetch("host_events_since", {**wanted, "since": since})
+            return [_event(row) for row in rows]
+
+        return await self._database.read(view)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return what `/events/stats` shows, without path and retention."""
+
+        async def view(tx: Transaction) -> dict[str, Any]:
+            ((count, oldest, newest),) = await tx.fetch("host_event_stats")
+            return {
+                "count": count,
+                "oldestCreatedAt": oldest,
+                "newestCreatedAt": newest,
+                "byType": [{"type": name, "count": n} for name, n in await tx.fetch("host_events_by_type")],
+                "byStatus": [{"taskStatus": name, "count": n} for name, n in await tx.fetch("host_events_by_status")],
+            }
+
+        return await self._database.read(view)
+
+    async def trim(self, retention: Retention, *, now: int) -> dict[str, int]:
+        """Remove what is too old or too many."""
+        return await self._database.write(trim, _Trim(now - retention.event_days * _DAY_MS, retention.max_events))
+
+
+def _event(row: Row) -> TaskEvent:
+    (seq, id_, type_, created_at, task, task_type, status, session_id) = row[:8]
+    (origin, dispatch_mode, response_mode, entrypoint, details, source) = row[8:]
+    return TaskEvent(
+        seq=seq,
+        id=id_,
+        type=type_,
+        created_at=created_at,
+        task_id=task,
+        task_type=task_type,
+        task_status=status,
+        session_id=session_id,
+        origin=origin,
+        dispatch_mode=dispatch_mode,
+        response_mode=response_mode,
+        entrypoint=entrypoint,
+        details=None if details is None else json.loads(details),
+        source=source,
+    )

@@ -1,0 +1,87 @@
+"""Keep callbacks until they are delivered; see host_ports.Outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clawplane.domain.host_ports import Parcel
+from clawplane.domain.host_tasks import TaskEvent, TaskId
+from clawplane.store.database import Database, Transaction
+from clawplane.store.host_trail import append as append_events
+
+
+class _Progress(NamedTuple):
+    parcel: str
+    sent: int
+    attempts: int
+    next_at: int
+
+
+class _Settled(NamedTuple):
+    parcel: str
+    event: TaskEvent
+
+
+async def progress(tx: Transaction, items: Sequence[_Progress]) -> list[None]:
+    """Remember how far deliveries got."""
+    await tx.many("progress_host_parcel", [(item.sent, item.attempts, item.next_at, item.parcel) for item in items])
+    return [None] * len(items)
+
+
+async def settle(tx: Transaction, items: Sequence[_Settled]) -> list[bool]:
+    """Remove parcels, each with its one terminal record."""
+    settled = []
+    for parcel, event in items:
+        there = await tx.execute("delete_host_parcel", {"id": parcel}) > 0
+        if there:
+            await append_events(tx, [event])
+        settled.append(there)
+    return settled
+
+
+class SqlOutbox:
+    """Callbacks that must still be delivered."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def due(self, *, now: int, limit: int) -> list[Parcel]:
+        """Return parcels whose time has come, oldest first."""
+
+        async def view(tx: Transaction) -> list[Parcel]:
+            rows = await tx.fetch("due_host_parcels", {"now": now, "limit": limit})
+            return [
+                Parcel(
+                    id=id_,
+                    task=TaskId(task),
+                    kind=kind,
+                    destination=destination,
+                    body=body,
+                    token=token,
+                    attempts=attempts,
+                    sent=sent,
+                    next_at=next_at,
+                    created_at=created_at,
+                )
+                for id_, task, kind, destination, body, token, attempts, sent, next_at, created_at in rows
+            ]
+
+        return await self._database.read(view)
+
+    async def next_due(self) -> int | None:
+        """Return when `due` has something to tell at the earliest, or None."""
+
+        async def view(tx: Transaction) -> int | None:
+            ((at,),) = await tx.fetch("next_host_parcel")
+            return None if at is None else int(at)
+
+        return await self._database.read(view)
+
+    async def progress(self, parcel: str, *, sent: int, attempts: int, next_at: int) -> None:
+        """Remember how far a delivery got."""
+        await self._database.write(progress, _Progress(parcel, sent, attempts, next_at))
+
+    async def settle(self, parcel: str, event: TaskEvent) -> bool:
+        """Remove a parcel with its one terminal event; False when it was settled before."""
+        return await self._database.write(settle, _Settled(parcel, event))
