@@ -84,6 +84,13 @@ class TaskCounts(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.by_status.values())
 
 
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fetch finds: the state the Task API shows (None: unknown there), and whether a result waits."""
+
+    status: TaskStatus | None
+    ready: bool
+
+
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """Why a pending task is not running; see flows/explain."""
 
@@ -157,8 +164,8 @@ class HostTasks(Protocol):
         """Return a task that is there for additive readers: also one whose result was consumed, within the grace."""
         ...
 
-    async def state(self, task: TaskId) -> TaskStatus | None:
-        """Return the state the Task API shows; None for ids that it does not know (any more)."""
+    async def outlook(self, task: TaskId) -> Outlook:
+        """Return what a fetch of the Task API would find."""
         ...
 
     async def page(self, filter_: TaskFilter, *, limit: int, before: JobId | None) -> list[HostTask]:

@@ -25,6 +25,8 @@ def of_job(kind: JobKind, subject: str) -> tuple[str, ...]:
             return version(subject), log(subject), EVENTS
         case JobKind.SESSION:
             return (EVENTS,)
+        case JobKind.HOST:
+            return host_task(subject), log(subject), EVENTS
         case _:
             assert_never(kind)
 
@@ -32,6 +34,11 @@ def of_job(kind: JobKind, subject: str) -> tuple[str, ...]:
 def run(slug: str) -> str:
     """Return the channel of a run's state, rows and end."""
     return f"run:{slug}"
+
+
+def host_task(task: str) -> str:
+    """Return the channel of a host task's end."""
+    return f"host:{task}"
 
 
 def log(subject: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from clawplane.domain.host_ports import (
     Claimed,
+    Outlook,
     Poll,
     Reported,
     Retention,
@@ -72,12 +73,12 @@ class SqlHostTasks:
 
         return await self._database.read(view)
 
-    async def state(self, task: TaskId) -> TaskStatus | None:
-        """Return the state the Task API shows; None for ids that it does not know (any more)."""
+    async def outlook(self, task: TaskId) -> Outlook:
+        """Return what a fetch of the Task API would find."""
 
-        async def view(tx: Transaction) -> TaskStatus | None:
-            row = await first(tx.fetch("host_status", {"id": task}))
-            return None if row is None or row[1] else TaskStatus(row[0])
+        async def view(tx: Transaction) -> Outlook:
+            ready, status, consumed = (await tx.fetch("host_outlook", {"task": task}))[0]
+            return Outlook(status=None if status is None or consumed else TaskStatus(status), ready=ready is not None)
 
         return await self._database.read(view)
 

@@ -82,8 +82,10 @@ SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, 
     s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.consumed, s.server_delivers
 FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :id
 
--- name: host_status
-SELECT s.status, s.consumed FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :id
+-- name: host_outlook
+SELECT (SELECT 1 FROM host_result WHERE task = :task AND consumed_at IS NULL), t.status, t.consumed
+FROM (SELECT 1) one LEFT JOIN
+    (SELECT s.status, s.consumed FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :task) t ON 1 = 1
 
 -- name: caps_ahead
 SELECT count(*) FROM (SELECT 1 FROM ready WHERE caps = :caps AND (ready_at, job) < (:ready_at, :job) LIMIT 1000) a

@@ -1,0 +1,326 @@
+"""Host tasks: submit, wait for the result, hear reports, cancel, approve, retry.
+
+Everything a caller is told was committed before. A task that is submitted while a poll waits is offered to it by the
+same commit; one for a linked runner goes out with the lease flow's next tick, as runs and sessions do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import Conflict, NotFound
+from clawplane.domain.host_ports import (
+    AgentSessions,
+    Claimed,
+    HostTasks,
+    Poll,
+    Reported,
+    Retention,
+    Submitted,
+    TaskCounts,
+    TaskEvents,
+    TaskFilter,
+)
+from clawplane.domain.host_tasks import (
+    AGENT_GRACE_MS,
+    LEASE_GRACE_MS,
+    RUNNER_TIMEOUT_MS,
+    Approval,
+    Command,
+    HostTask,
+    NewTask,
+    OnLoss,
+    Prompt,
+    StoredResult,
+    Target,
+    TaskEvent,
+    TaskId,
+    TaskReport,
+    TaskStatus,
+    TaskType,
+    Work,
+)
+from clawplane.domain.ids import JobId, JobIds
+from clawplane.domain.leases import LeaseView
+from clawplane.domain.ports import Wakeups
+from clawplane.domain.sealing import Sealing
+from clawplane.flows import channels
+from clawplane.flows.leases import Leases
+from clawplane.flows.pollers import Pollers
+
+_AGENTS: Final = {"claude": TaskType.CLAUDE, "codex": TaskType.CODEX, "gemini": TaskType.GEMINI}
+
+
+class HostRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How this installation treats host tasks.
+
+    on_loss: by task type, `requeue` where nothing is said; server_callbacks: whether the control plane also sends the
+    callbacks of tasks that polls took; default_channel: where they go that name no channel.
+    """
+
+    on_loss: dict[TaskType, OnLoss] = {}
+    server_callbacks: bool = False
+    default_channel: str = ""
+    retention: Retention = Retention()
+
+
+class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for, checked by the edge. `delay_ms` from now; `callback_token` in clear, sealed here."""
+
+    work: Work
+    priority: int = 0
+    delay_ms: int = 0
+    on_loss: OnLoss | None = None
+    approval: bool = False
+    target: Target = Target()
+    cwd: str | None = None
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    callback_channel: str | None = None
+    callback_token: str | None = None
+    callback_url: str = ""
+    idempotency_key: str = ""
+    request_digest: str = ""
+
+
+class Fetched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fetch got: the result, already consumed, or the state in which the task is."""
+
+    result: StoredResult | None = None
+    status: TaskStatus | None = None
+
+
+class HostWork:
+    """The flow of host tasks; the edges and the tools call it."""
+
+    def __init__(
+        self,
+        *,
+        tasks: HostTasks,
+        events: TaskEvents,
+        conversations: AgentSessions,
+        pollers: Pollers,
+        leases: Leases,
+        sealing: Sealing,
+        wakeups: Wakeups,
+        clock: Clock,
+        ids: JobIds,
+        rules: HostRules,
+    ) -> None:
+        self._tasks = tasks
+        self.events = events
+        self.conversations = conversations
+        self.pollers = pollers
+        self._leases = leases
+        self._sealing = sealing
+        self._wakeups = wakeups
+        self._clock = clock
+        self._ids = ids
+        self.rules = rules
+
+    # submitting
+
+    async def submit(self, request: TaskRequest, *, owner: str) -> Submitted:
+        """Store a task and let whoever waits have it; raises Conflict on a reused idempotency key."""
+        now = self._clock.now_ms()
+        storing = asyncio.ensure_future(self._tasks.submit(self._new_task(request, owner, now), now=now))
+        self.pollers.look()  # its claim is written behind this task, in the same commit
+        submitted = await storing
+        if not submitted.replayed:
+            self._changed(submitted.task.id)
+        return submitted
+
+    def _new_task(self, request: TaskRequest, owner: str, now: int) -> NewTask:
+        work = request.work
+        type_ = type_of(work)
+        seal = request.callback_token
+        return NewTask(
+            id=TaskId(str(uuid.uuid4())),
+            job=JobId(self._ids.next(now)),
+            owner=owner,
+            type=type_,
+            work=work,
+            created_at=now,
+            timeout_ms=lease_ms_of(work),
+            session_id=work.session_id if isinstance(work, Prompt) else None,
+            priority=request.priority,
+            not_before=now + request.delay_ms if request.delay_ms > 0 else None,
+            on_loss=request.on_loss or self.rules.on_loss.get(type_, OnLoss.REQUEUE),
+            approval=Approval.WAITING if request.approval else Approval.NOT_NEEDED,
+            target=request.target,
+            cwd=request.cwd,
+            env=request.env,
+            labels=request.labels,
+            callback_channel=request.callback_channel,
+            callback_token=None if seal is None else self._sealing.seal(seal),
+            callback_url=request.callback_url,
+            deliver_to=self._deliver_to(request),
+            idempotency=(request.idempotency_key, request.request_digest) if request.idempotency_key else None,
+        )
+
+    def _deliver_to(self, request: TaskRequest) -> str | None:
+        channel = request.callback_channel or self.rules.default_channel
+        return channel or ("" if self.rules.server_callbacks else None)
+
+    # fetching
+
+    async def fetch(self, task: TaskId, *, seconds: float, gone: Awaitable[object]) -> Fetched:
+        """Consume the result, waiting for it for up to `seconds` while the client is there; raises NotFound at once.
+
+        The caller must `put_back` what it could not deliver.
+        """
+        wakeup = self._wakeups.listen(channels.host_task(task))
+        leaving = asyncio.ensure_future(gone)
+        until = self._clock.monotonic() + seconds
+        try:
+            while True:
+                outlook = await self._tasks.outlook(task)
+                if outlook.ready and not leaving.done():
+                    result = await self._tasks.take_result(task, now=self._clock.now_ms())
+                    if result is not None:
+                        return Fetched(result=result)
+                    outlook = await self._tasks.outlook(task)
+                if outlook.status is None and not outlook.ready:
+                    raise NotFound("Task not found")
+                left = until - self._clock.monotonic()
+                if left <= 0 or leaving.done():
+                    return Fetched(status=outlook.status or TaskStatus.RUNNING)
+                await _either(wakeup.wait(left), leaving)
+        finally:
+            wakeup.close()
+            leaving.cancel()
+
+    async def put_back(self, task: TaskId) -> None:
+        """Let a result be fetched again whose answer did not arrive."""
+        await self._tasks.put_back(task)
+        self._wakeups.notify(channels.host_task(task))
+
+    async def result(self, task: TaskId) -> StoredResult | None:
+        """Return a result without consuming it."""
+        return await self._tasks.result(task)
+
+    # the Task API's runners
+
+    async def poll(self, poll: Poll, *, seconds: float, gone: Awaitable[object]) -> Claimed | None:
+        """Return a task for a poll, or None when the time is up."""
+        delivers = poll.server_delivers or self.rules.server_callbacks
+        claimed = await self.pollers.poll(
+            msgspec.structs.replace(poll, server_delivers=delivers), seconds=seconds, gone=gone
+        )
+        if claimed is not None:
+            self._wakeups.notify(channels.EVENTS)
+        return claimed
+
+    async def undeliver(self, claimed: Claimed) -> None:
+        """Take a claim back whose answer did not reach the poller."""
+        await self.pollers.undo(claimed)
+
+    def unseal(self, token: bytes | None) -> str | None:
+        """Return a bot token in clear, for the runner that needs it."""
+        return None if token is None else self._sealing.unseal(token)
+
+    async def report(self, task: TaskId, report: TaskReport) -> Reported:
+        """Hear a report of the Task API's wire; the first terminal one wins."""
+        reported = await self._tasks.report(task, report, now=self._clock.now_ms())
+        self._leases.cancel(reported.leases, "The task was reported by another runner.")
+        self._changed(task)
+        return reported
+
+    async def reported_event(self, event: TaskEvent) -> TaskEvent:
+        """Keep a record that a runner tells of."""
+        stored = await self.events.append(event)
+        self._wakeups.notify(channels.EVENTS)
+        return stored
+
+    # additive
+
+    async def find(self, task: TaskId) -> HostTask:
+        """Return a task; raises NotFound."""
+        found = await self._tasks.find(task)
+        if found is None:
+            raise NotFound(f"There is no host task {task!r}.", hint="List them with `clawplane task list`.")
+        return found
+
+    async def page(self, filter_: TaskFilter, *, limit: int, before: JobId | None) -> list[HostTask]:
+        """Return tasks, newest first."""
+        return await self._tasks.page(filter_, limit=limit, before=before)
+
+    async def cancel(self, task: TaskId, *, by: str) -> HostTask:
+        """End a task that waits, or stop one that runs; raises NotFound, and Conflict when it has ended."""
+        cancelled = await self._tasks.cancel(task, f"Cancelled by {by}.", now=self._clock.now_ms())
+        if cancelled is None:
+            ended = await self.find(task)
+            raise Conflict(f"The task has ended: {ended.status}.", hint="Only what waits or runs can be cancelled.")
+        found, leases = cancelled
+        await self._stop(found, leases)
+        self._changed(task)
+        return await self.find(task)
+
+    async def _stop(self, task: HostTask, leases: Sequence[LeaseView]) -> None:
+        """Tell linked runners to stop; what a mere poller runs cannot be reached, so its task ends here and now."""
+        self._leases.cancel(leases, task.reason or "cancelled")
+        if any(lease.confirmed and lease.runner.startswith("poll:") for lease in leases):
+            told = TaskReport(exit_code=-1, error="Cancelled", stderr="Cancelled")
+            await self._tasks.report(task.id, told, now=self._clock.now_ms())
+
+    async def approve(self, task: TaskId, *, given: bool, by: str) -> HostTask:
+        """Let a task start that waits for a yes, or fail it; raises NotFound, and Conflict when it does not wait."""
+        found = await self._tasks.approve(task, given=given, by=by, now=self._clock.now_ms())
+        if found is None:
+            await self.find(task)
+            raise Conflict("The task does not wait for an approval.")
+        self._changed(task)
+        return found
+
+    async def retry(self, task: TaskId) -> HostTask:
+        """Submit an ended task again as a new one; raises NotFound, and Conflict while it has not ended."""
+        now = self._clock.now_ms()
+        again = await self._tasks.retry(task, TaskId(str(uuid.uuid4())), JobId(self._ids.next(now)), now=now)
+        if again is None:
+            found = await self.find(task)
+            raise Conflict(f"The task is {found.status}.", hint="Cancel it first, or wait for its end.")
+        self._changed(again.id)
+        return again
+
+    async def counts(self) -> TaskCounts:
+        """Return the counts of `/tasks/stats`."""
+        return await self._tasks.counts()
+
+    async def waiting(self, task: TaskId) -> Any:
+        """Return what explain needs; None unless pending."""
+        return await self._tasks.waiting(task)
+
+    def _changed(self, task: TaskId) -> None:
+        self._wakeups.notify(channels.host_task(task))
+        self._wakeups.notify(channels.READY)
+        self._wakeups.notify(channels.EVENTS)
+
+
+def type_of(work: Work) -> TaskType:
+    """Return the task type of a work."""
+    if isinstance(work, Prompt):
+        return _AGENTS[work.cli]
+    return TaskType(str(type(work).__struct_config__.tag))
+
+
+def lease_ms_of(work: Work) -> int:
+    """Return how long an attempt's lease may last: what the runner allows itself, and a grace."""
+    if isinstance(work, Prompt):
+        return work.timeout + AGENT_GRACE_MS + LEASE_GRACE_MS
+    own = work.timeout if isinstance(work, Command) else RUNNER_TIMEOUT_MS
+    return own + LEASE_GRACE_MS
+
+
+async def _either(waiting: Awaitable[object], leaving: asyncio.Future[object]) -> None:
+    waits = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait([waits, leaving], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not waits.done():
+            waits.cancel()
