@@ -1,0 +1,406 @@
+"""Run one program of a host task: start it under a keeper, read what it prints, end its whole tree.
+
+Theory of operation. The keeper (keeper.py) starts the program and answers on the task's control socket. One timer
+decides about the time limit: whoever comes first, the program's end or the timer, is what is reported, and nothing
+that happens later changes it. Afterwards the tree is ended in any case:
+
+    the program ended by itself   its output is read on until it closes, for DRAIN_SECONDS; what it left behind is
+                                  terminated, and killed LEFTOVER_SECONDS later (or left alone: `keep_background`)
+    time limit, cancelled         terminate; after the grace kill
+    dropped, or this call cancelled  kill
+
+A tree that cannot be killed (it belongs to another user by then) is waited for at most GONE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from clawplane.runner.host import keeper
+from clawplane.runner.host.output import OUTPUT_BYTES, Capture, Sink, Tell, nobody
+from clawplane.runner.host.stopping import CANCEL_GRACE, Stop
+
+MARK: Final = "CLAWPLANE_HOST_TASK"
+"""The variable by which processes of a task are known whose keeper was killed."""
+DRAIN_SECONDS: Final = 2.0
+LEFTOVER_SECONDS: Final = 2.0
+GONE_SECONDS: Final = 12.0
+_BLOCK: Final = 256 << 10
+_NURSERY_SECONDS: Final = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class CannotStart(Exception):
+    """A program could not be started; the message is for people, `code` the errno."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start: argv (argv[0] is a path), where, with which environment; `stdin` None is an empty one."""
+
+    argv: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    stdin: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended. `code` is 128 + signal when one killed it; `how` says who ended it."""
+
+    how: Literal["exit", "timeout", "cancel", "leave", "drop"]
+    code: int
+    signal: str | None
+    stdout: str
+    stderr: str
+    duration: int
+    """Milliseconds."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """`signal`, and for what was cut `output` with bytes and path by stream."""
+
+
+class Processes:
+    """Starts programs; owns the nursery."""
+
+    def __init__(self, mark: str, *, keep_background: bool = False) -> None:
+        """Mark what is started with `mark`, a text that is this runner's alone."""
+        self._mark = mark
+        self._keep_background = keep_background
+        self._nursery: subprocess.Popen[bytes] | None = None
+        self._link: socket.socket | None = None
+        self._count = 0
+
+    async def open(self) -> None:
+        """Start the nursery, and end what an earlier life of this runner has left behind."""
+        await asyncio.to_thread(self._open)
+
+    async def close(self) -> None:
+        """End the nursery; keepers end by themselves with their tasks."""
+        await asyncio.to_thread(self._close)
+
+    async def run(
+        self,
+        program: Program,
+        *,
+        seconds: float,
+        tell: Tell = nobody,
+        stop: Stop | None = None,
+        grace: float = CANCEL_GRACE,
+        cap: int = OUTPUT_BYTES,
+        spill: Callable[[str], Sink | None] = lambda stream: None,
+    ) -> Ended:
+        """Run a program to its end, its tree included; raises CannotStart. Cancelled, it kills the tree first."""
+        self._count += 1
+        mark = f"{self._mark}/{self._count}"
+        captures = {name: Capture(name, tell=tell, cap=cap, spill=spill) for name in ("stdout", "stderr")}
+        began = time.monotonic()
+        life = _Life(program, captures, f"{MARK}={mark}")
+        try:
+            await life.start(self._send)
+            how = await life.until_ended(seconds, stop or Stop())
+            await life.end(how, stop, grace if how == "timeout" or stop is None else stop.grace, self._keep_background)
+        finally:
+            await life.close()
+        status = life.status if life.status is not None else signal.SIGKILL
+        return _ended(how, status, captures, round((time.monotonic() - began) * 1000))
+
+    def _send(self, descriptors: Sequence[int]) -> None:
+        if self._nursery is None or self._link is None or self._nursery.poll() is not None:
+            self._open()
+        if self._link is None:
+            raise CannotStart("The runner's processes are closed.")
+        try:
+            socket.send_fds(self._link, [b"."], list(descriptors))
+        except OSError:
+            self._open()  # somebody has killed it just now
+            socket.send_fds(self._link, [b"."], list(descriptors))
+
+    def _open(self) -> None:
+        first = self._nursery is None
+        self._close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", keeper.__file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={"PATH": os.defpath},
+                cwd="/",
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        self._link = ours
+        if first and not self._keep_background:
+            left = keeper.kill_marked(f"{MARK}={self._mark}/")
+            if left:
+                _log.warning("Killed %d processes that an earlier run of this runner had left behind", left)
+
+    def _close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        if self._nursery is not None:
+            try:
+                self._nursery.wait(_NURSERY_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._nursery.kill()
+                self._nursery.wait()
+            self._nursery = None
+
+
+class _Life:
+    """One program from its start until nothing of it is left."""
+
+    def __init__(self, program: Program, captures: Mapping[str, Capture], mark: str) -> None:
+        self._program = program
+        self._captures = captures
+        self._mark = mark
+        self._loop = asyncio.get_running_loop()
+        self._control: socket.socket | None = None
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._gone = asyncio.Event()
+        self._listener: asyncio.Task[None] | None = None
+        self._transports: list[asyncio.BaseTransport] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._reading: list[asyncio.Task[None]] = []
+        self.status: int | None = None
+
+    async def start(self, send: Callable[[Sequence[int]], None]) -> None:
+        """Have a keeper start the program; raises CannotStart."""
+        name, _, value = self._mark.partition("=")
+        request = json.dumps(
+            {
+                "argv": list(self._program.argv),
+                "cwd": str(self._program.cwd),
+                "env": {**self._program.environment, name: value},
+            }
+        ).encode()
+        with _stdio(self._program.stdin is not None) as (ours, theirs):
+            self._control, other = socket.socketpair()
+            self._control.setblocking(False)
+            with other:
+                send([other.fileno(), *theirs])
+            for descriptor, capture in zip(ours[1:], self._captures.values(), strict=True):
+                reader = await self._reader(os.dup(descriptor))
+                self._reading.append(asyncio.create_task(_read(reader, capture)))
+            if self._program.stdin is not None:
+                writer = await self._writer(os.dup(ours[0]))
+                self._tasks.append(asyncio.create_task(_write(writer, self._program.stdin)))
+        self._listener = asyncio.create_task(self._listen(self._control))
+        # the keeper says why when this fails, or its silence does
+        with contextlib.suppress(OSError):
+            await self._loop.sock_sendall(self._control, len(request).to_bytes(8, "big") + request)
+        await asyncio.shield(self._started)
+
+    async def until_ended(self, seconds: float, stop: Stop) -> Literal["exit", "timeout", "cancel", "leave", "drop"]:
+        """Wait for the program's end, the time limit or the wish to stop, whichever comes first."""
+        asked = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([self._over, asked], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+        if self._over.done():
+            return "exit"
+        return stop.why or "cancel" if stop.asked else "timeout"
+
+    async def end(self, how: str, stop: Stop | None, grace: float, keep_background: bool) -> None:
+        """End what is left of the tree, and read what it still says."""
+        if how == "exit":
+            if self._reading and not self._gone.is_set():
+                await asyncio.wait(self._reading, timeout=DRAIN_SECONDS)
+            if keep_background:
+                self._word(b"L")
+                return
+            grace = LEFTOVER_SECONDS
+        if grace > 0 and not self._gone.is_set():
+            self._word(b"T")
+            await self._wait_gone(grace, stop)
+        await self._kill()
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=DRAIN_SECONDS)
+
+    async def close(self) -> None:
+        """Kill what is left and let go of everything; also after a failure or a cancellation in any place above."""
+        try:
+            if self._listener is not None:
+                await self._kill()
+        finally:
+            tasks = [*self._tasks, *self._reading, *([] if self._listener is None else [self._listener])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for transport in self._transports:
+                transport.close()
+            if self._control is not None:
+                self._control.close()  # whatever is left now is killed by its keeper
+            for capture in self._captures.values():
+                await capture.close()
+
+    # inside
+
+    async def _reader(self, descriptor: int) -> asyncio.StreamReader:
+        reader = asyncio.StreamReader(limit=_BLOCK)
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        transport, _ = await self._loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+        self._transports.append(transport)
+        return reader
+
+    async def _writer(self, descriptor: int) -> asyncio.StreamWriter:
+        file = os.fdopen(descriptor, "wb", buffering=0)
+        transport, protocol = await self._loop.connect_write_pipe(asyncio.streams.FlowControlMixin, file)
+        self._transports.append(transport)
+        transport.set_write_buffer_limits(0)  # drained means written
+        return asyncio.StreamWriter(transport, protocol, None, self._loop)
+
+    async def _kill(self) -> None:
+        if not self._gone.is_set():
+            self._word(b"K")
+            await self._wait_gone(GONE_SECONDS, None)
+
+    async def _wait_gone(self, seconds: float, stop: Stop | None) -> None:
+        waits = [asyncio.create_task(self._gone.wait())]
+        if stop is not None:
+            waits.append(asyncio.create_task(stop.wait_at_once()))
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _word(self, word: bytes) -> None:
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.send(word)
+        if word == b"L":
+            self._gone.set()
+
+    async def _listen(self, control: socket.socket) -> None:
+        """Hear what the keeper says until it goes."""
+        heard = b""
+        try:
+            while data := await self._loop.sock_recv(control, 4096):
+                *lines, heard = (heard + data).split(b"\n")
+                for line in lines:
+                    self._hear(line.decode())
+        except OSError:
+            pass
+        if not self._gone.is_set():
+            # the keeper was killed: the program died with it, others of its tree are known by their mark
+            await asyncio.to_thread(keeper.kill_marked, self._mark)
+        self._gone.set()
+        self._settle(None)
+
+    def _hear(self, line: str) -> None:
+        word, _, value = line.partition(" ")
+        match word:
+            case "started":
+                if not self._started.done():
+                    self._started.set_result(None)
+            case "failed":
+                self._gone.set()
+                self._settle(CannotStart(os.strerror(int(value)), int(value)))
+            case "ended":
+                self.status = int(value)
+                if not self._over.done():
+                    self._over.set_result(None)
+            case "gone":
+                self._gone.set()
+
+    def _settle(self, failure: CannotStart | None) -> None:
+        if not self._started.done():
+            if failure is None:
+                self._started.set_result(None)
+            else:
+                self._started.set_exception(failure)
+        if not self._over.done():
+            self._over.set_result(None)
+
+
+async def _read(reader: asyncio.StreamReader, capture: Capture) -> None:
+    """Read a pipe to its end; the writing of what is kept holds the reading back."""
+    while data := await reader.read(_BLOCK):
+        await capture.take(data)
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write a program's input and close it; a program that does not read it all is no error."""
+    try:
+        with contextlib.suppress(OSError):
+            writer.write(data)
+            await writer.drain()
+    finally:
+        writer.transport.abort()  # all of it is written, or nobody reads it
+
+
+@contextmanager
+def _stdio(fed: bool) -> Iterator[tuple[list[int], list[int]]]:
+    """Open three pipes (an empty stdin unless it is fed) and close what was opened; (our ends, their ends)."""
+    ours: list[int] = []
+    theirs: list[int] = []
+    try:
+        if fed:
+            read, write = os.pipe()
+            theirs.append(read)
+            ours.append(write)
+        else:
+            theirs.append(os.open(os.devnull, os.O_RDONLY))
+            ours.append(os.open(os.devnull, os.O_WRONLY))
+        for _ in range(2):
+            read, write = os.pipe()
+            ours.append(read)
+            theirs.append(write)
+        yield ours, theirs
+    finally:
+        for descriptor in (*ours, *theirs):
+            os.close(descriptor)
+
+
+def _ended(how: str, status: int, captures: Mapping[str, Capture], duration: int) -> Ended:
+    number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    code = 128 + number if number else os.waitstatus_to_exitcode(status)
+    name = signal_name(number) if number else None
+    metadata: dict[str, Any] = {} if name is None else {"signal": name}
+    cut = {stream: capture.metadata for stream, capture in captures.items() if capture.metadata}
+    if cut:
+        metadata["output"] = cut
+    return Ended(
+        how=how,  # type: ignore[arg-type]
+        code=code,
+        signal=name,
+        stdout=captures["stdout"].text,
+        stderr=captures["stderr"].text,
+        duration=duration,
+        metadata=metadata,
+    )
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, such as SIGKILL."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+__all__ = ["CannotStart", "Ended", "Processes", "Program", "signal_name"]
