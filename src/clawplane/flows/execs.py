@@ -18,7 +18,7 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import ClawplaneError, Conflict, StaleLease, Unavailable
 from clawplane.domain.runner_asks import CUT, REFUSED
 from clawplane.domain.session_history import record_of, record_of_loss
-from clawplane.domain.session_ports import Conversation, Sessions
+from clawplane.domain.session_ports import Conversation
 from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult, Session
 from clawplane.flows.session_places import Place, SessionPlaces
 
@@ -42,7 +42,6 @@ class Execution:
         request: ExecRequest,
         *,
         places: SessionPlaces,
-        sessions: Sessions,
         clock: Clock,
         quiet: bool = False,
     ) -> None:
@@ -50,7 +49,6 @@ class Execution:
         self._quiet = quiet
         self.request = request
         self._places = places
-        self._sessions = sessions
         self._clock = clock
         self._place: Place | None = None
         self._asked: Conversation | None = None
@@ -129,7 +127,7 @@ class Execution:
         now = self._clock.now_ms()
         self._places.used(self.session, now)
         record = record_of(self.request, self.session.id, result, started_at=self.started_at, ended_at=now)
-        self._places.write(self._sessions.record(record, now=now))
+        self._places.chronicle.record(record, now)
 
     def _lost(self, error: ClawplaneError) -> ClawplaneError:
         """Return what to say of an exec whose end was not heard, and remember that."""
@@ -143,7 +141,7 @@ class Execution:
                 details=(CUT,),
             )
         record = record_of_loss(self.request, self.session.id, error.message, started_at=self.started_at, ended_at=now)
-        self._places.write(self._sessions.record(record, now=now))
+        self._places.chronicle.record(record, now)
         return error
 
     async def _without_caller(self) -> None:

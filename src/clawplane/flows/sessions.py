@@ -127,7 +127,7 @@ class Sessions:
         self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
     ) -> tuple[int, list[Session]]:
         """Return the count and one page of the caller's sessions, newest first; `offset` in rows."""
-        await self._places.settle()
+        await self._places.chronicle.settle()
         return await self._sessions.page(owner=caller.owner, state=state, name=name, limit=limit, offset=offset)
 
     async def all(self, caller: Caller) -> list[Session]:
@@ -219,7 +219,7 @@ class Sessions:
             session = await self.find(caller, session_id)
         if self._places.busy[session.id] >= self._limits.waiting:
             raise RateLimited(f"{self._limits.waiting} execs of this session are waiting.", hint="Wait for their ends.")
-        return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock, quiet=quiet)
+        return Execution(session, request, places=self._places, clock=self._clock, quiet=quiet)
 
     async def execute(
         self, caller: Caller, session_id: str | None, request: ExecRequest
@@ -233,7 +233,7 @@ class Sessions:
     async def execs(self, caller: Caller, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:
         """Return how many execs are kept of a session, and one page of them, newest first; `offset` in rows."""
         session = await self.find(caller, session_id)
-        await self._places.settle()
+        await self._places.chronicle.settle(session.id)
         return await self._sessions.execs(session.id, limit=limit, offset=offset)
 
     async def notebook(self, caller: Caller, session_id: str) -> dict[str, object]:

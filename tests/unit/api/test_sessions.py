@@ -467,7 +467,7 @@ async def test_a_saved_session_wakes_by_itself_with_the_next_exec(bench: Bench) 
     await bench.here.flows.leases.noted(
         bench.host.runner.id, offer.job, offer.fence, LiveState(state=SessionState.RUNNING)
     )
-    await bench.here.flows.sessions._places.settle()
+    await bench.here.flows.sessions._places.chronicle.settle()
     await bench.host.runner.end(offer, reason="saved")
     assert (await bench.get(f"/v1/sessions/{session}"))["state"] == "sleeping"
     await bench.tool("execute_python", code="x", session_id=session)
@@ -682,7 +682,7 @@ async def test_what_is_saved_of_a_deleted_session_is_swept_when_its_runner_comes
     offer = bench.offer_of(session)
     leases = bench.here.flows.leases
     await leases.noted(bench.host.runner.id, offer.job, offer.fence, LiveState(state=SessionState.RUNNING))
-    await bench.here.flows.sessions._places.settle()
+    await bench.here.flows.sessions._places.chronicle.settle()
     await bench.host.runner.end(offer, reason="saved")
     await bench.host.runner.disconnect()
     await bench.http.delete(f"/v1/sessions/{session}")
