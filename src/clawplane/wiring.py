@@ -151,13 +151,14 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             version=clawplane.__version__,
         )
 
-        async def authenticate(secret: str) -> bool:
+        async def authenticate(secret: str) -> str | None:
             try:
-                return (await access.authenticate(secret)).may(Scope.RUNNER)
+                caller = await access.authenticate(secret)
             except (InvalidToken, AuthenticationRequired):
-                return False
+                return None
+            return caller.key_id if caller.may(Scope.RUNNER) else None
 
-        app = build_app(flows, link_endpoint(leases, authenticate))
+        app = build_app(flows, link_endpoint(leases, authenticate, access.claim_runner))
         await leases.start()
         await sessions.start()
         try:
