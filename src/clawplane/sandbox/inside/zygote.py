@@ -61,6 +61,8 @@ class Guest:
     """What `before_forks` of a preloaded module of ours returned, by the module's name."""
     plain_sites: frozenset[str]
     """Site directories without .pth files: there is nothing to read in them."""
+    kept: tuple[object, ...]
+    """What lives as long as this does: to take it down in each fork would copy the pages it is on."""
 
 
 def serve(search_path: list[str]) -> Guest:
@@ -80,16 +82,17 @@ def serve(search_path: list[str]) -> Guest:
         _rehearse()
         prepared = _prepared(configuration.preload, hidden)
         del aside
-        _freeze()
+        filling = _freeze()
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
         os._exit(1)
+    kept = (filling, surroundings, configuration, control)
     control.send(json.dumps({"prefixes": surroundings.prefixes, "version": sys.version.split()[0]}).encode())
     while True:
         given = _next(control)
         start = _fork(surroundings, given, own_pids, control)
         if start is not None:
-            return Guest(start, tuple(search_path), surroundings.command_line, hidden, prepared, plain_sites)
+            return Guest(start, tuple(search_path), surroundings.command_line, hidden, prepared, plain_sites, kept)
 
 
 def _take_control_socket() -> socket.socket:
@@ -187,11 +190,14 @@ def _rehearse() -> None:
         orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
 
 
-def _freeze() -> None:
+def _freeze() -> list[bytes]:
+    """Settle the memory that forks share; what is returned is to be kept."""
     gc.collect()
     gc.disable()
+    filling = memory.fill_holes()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
     memory.make_huge()
+    return filling
 
 
 def _swallow_output() -> None:
