@@ -151,8 +151,9 @@ class _Endpoint:
             link.put(welcome, first=True)
             conversation = _Conversation(hello, link, self._dispatch)
             for work in (
-                link.write(socket.send_bytes, within=limits.send_within),
+                link.write(socket.send_bytes),
                 self._listen(socket, conversation, lanes),
+                self._watch(link, conversation),
             ):
                 tasks.append(asyncio.create_task(_guarded(link, work)))
             await asyncio.wait([link.closing])
@@ -169,17 +170,29 @@ class _Endpoint:
             await lanes.finish(within=limits.close_within)
 
     async def _listen(self, socket: WebSocket, conversation: _Conversation, lanes: Lanes) -> None:
-        silence = self._limits.silence_ms * 2 / 1000
+        clock = asyncio.get_running_loop().time
         while True:
-            try:
-                async with asyncio.timeout(silence):
-                    frame, size = await self._read(socket)
-            except TimeoutError:
-                raise LinkError(f"nothing was heard for {silence:g} s") from None
+            conversation.reading_since = clock()
+            frame, size = await self._read(socket)
+            conversation.reading_since = None
             if isinstance(frame, Told | Answered | Failed | Took):
                 conversation.hear(frame)  # whoever asked must not wait for anybody's batches
             else:
                 await lanes.submit(_lane(frame), size, conversation.handling(frame))
+
+    async def _watch(self, link: Outbox, conversation: _Conversation) -> None:
+        """End a link that is silent, or whose other end does not read; frames pass without a timer each."""
+        silence, within = self._limits.silence_ms * 2 / 1000, self._limits.send_within
+        clock = asyncio.get_running_loop().time
+        while True:
+            now, since = clock(), conversation.reading_since
+            left = silence if since is None else since + silence - now
+            if left <= 0:
+                raise LinkError(f"nothing was heard for {silence:g} s")
+            stuck = link.stuck(now, within)
+            if stuck <= 0:
+                raise LinkError("the runner does not read what it is sent")
+            await asyncio.sleep(min(left, stuck))
 
     async def _read(self, socket: WebSocket) -> tuple[RunnerFrame, int]:
         message = await socket.receive()
@@ -222,6 +235,8 @@ class _Conversation:
         self._runner = hello.runner
         self._link = link
         self._dispatch = dispatch
+        self.reading_since: float | None = asyncio.get_running_loop().time()
+        """Since when the next frame is waited for; None while one is taken in."""
 
     def hear(self, frame: AskFrame) -> None:
         """Pass a word about a question on; raises LinkError when the runner breaks the rules."""

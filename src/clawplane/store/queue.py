@@ -82,10 +82,10 @@ async def _offer(tx: Transaction, item: _Wanted) -> list[Offer]:
     offers: list[Offer] = []
     counts = Counts()
     for caps, wants in by_caps.items():
-        seats = _seats(wants)
-        picked = await tx.fetch("pick_ready", {"caps": caps, "count": len(seats)})
+        picked = await tx.fetch("pick_ready", {"caps": caps, "count": sum(max(0, want.count) for want in wants)})
         if not picked:
             continue
+        seats = _seats(wants, len(picked))
         ready_at, job = picked[-1][:2]
         await tx.execute("delete_ready_upto", {"caps": caps, "ready_at": ready_at, "job": job})
         counts.add(caps, ready=-len(picked), offered=len(picked))
@@ -113,11 +113,11 @@ async def _offer(tx: Transaction, item: _Wanted) -> list[Offer]:
     return offers
 
 
-def _seats(wants: Sequence[Want]) -> list[RunnerId]:
-    """Return the runners in the order in which they get jobs: in turn, while they want more."""
+def _seats(wants: Sequence[Want], enough: int) -> list[RunnerId]:
+    """Return the runners in the order in which they get jobs: in turn, while they want more, for `enough` jobs."""
     left = [(want.runner, want.count) for want in wants if want.count > 0]
     seats: list[RunnerId] = []
-    while left:
+    while left and len(seats) < enough:
         seats += [runner for runner, _ in left]
         left = [(runner, count - 1) for runner, count in left if count > 1]
     return seats

@@ -74,15 +74,22 @@ class _Swept(NamedTuple):
 
 
 async def create(tx: Transaction, items: Sequence[_Create]) -> list[Session | ClawplaneError]:
-    """Store sessions and queue their jobs."""
-    return [await _create(tx, *item) for item in items]
+    """Store sessions and queue their jobs; an owner's sessions are counted once, however many are in the batch."""
+    live: dict[str, int] = {}
+    results: list[Session | ClawplaneError] = []
+    for session, job, max_live in items:
+        if session.owner not in live:
+            ((live[session.owner],),) = await tx.fetch("count_live_sessions", {"owner": session.owner})
+        result = await _create(tx, session, job, live[session.owner], max_live)
+        live[session.owner] += isinstance(result, Session) and result.id == session.id
+        results.append(result)
+    return results
 
 
-async def _create(tx: Transaction, session: Session, job: NewJob, max_live: int) -> Session | ClawplaneError:
+async def _create(tx: Transaction, session: Session, job: NewJob, live: int, max_live: int) -> Session | ClawplaneError:
     name, workspace = session.options.name, session.options.workspace
     if name and (row := await first(tx.fetch("live_session_of_name", {"owner": session.owner, "name": name}))):
         return _session(row)
-    ((live,),) = await tx.fetch("count_live_sessions", {"owner": session.owner})
     if live >= max_live:
         return ConcurrencyLimited(
             f"You have {live} sessions, which is the limit.", hint="Delete some with DELETE /v1/sessions/{id}."
