@@ -117,7 +117,11 @@ async def test_one_key_may_be_that_of_several_runners(server: Server) -> None:
         assert other.linked
 
 
-@pytest.mark.parametrize(("runner", "scope"), [("r", Scope.RUNNER), ("", Scope.RUNNER), (victim(), Scope.WORKERS)])
+@pytest.mark.parametrize(
+    ("runner", "scope"),
+    [("r", Scope.RUNNER), ("", Scope.RUNNER), (victim(), Scope.WORKERS)],
+    ids=["no-id", "empty", "another-scope"],
+)
 async def test_only_runner_keys_are_given_runners(server: Server, runner: str, scope: Scope) -> None:
     with pytest.raises(InvalidArgument, match="runner"):
         await server.plane.access.create(name="k", scopes={scope}, runner=runner)
