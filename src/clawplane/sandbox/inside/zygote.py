@@ -27,13 +27,24 @@ from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, joining, memory, orders, report, root
+from clawplane.sandbox.inside import child, command_line, descriptors, joining, memory, orders, reaper, report, root
 from clawplane.sandbox.policy import Listener, Policy, Writable
-from clawplane.sandbox.request import Interpreter, Request, Residence, Start, decode, decode_start, encode, encode_start
+from clawplane.sandbox.request import (
+    Interpreter,
+    Request,
+    Residence,
+    Start,
+    decode,
+    decode_start,
+    encode,
+    encode_start,
+    memory_file,
+)
 
 _OWN_PACKAGE: Final = "clawplane"
 _LARGEST_CONFIGURATION: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 32
+_GETPPID: Final = {"x86_64": 110, "aarch64": 173}.get(os.uname().machine, 0)
 _REHEARSALS: Final = 32  # the interpreter has made up its mind about a function long before that
 
 
@@ -65,10 +76,10 @@ class Guest:
     """What lives as long as this does: to take it down in each fork would copy the pages it is on."""
 
 
-def serve(search_path: list[str]) -> Guest:
+def serve(search_path: list[str], rehearse: Callable[[], None]) -> Guest:
     """Answer requests until the supervisor is gone; returns in the forked guests only.
 
-    `search_path` is where this interpreter finds its standard library.
+    `search_path` is where this interpreter finds its standard library; `rehearse` does what guests do after that.
     """
     control = _take_control_socket()
     configuration = _receive_configuration(control)
@@ -80,6 +91,7 @@ def serve(search_path: list[str]) -> Guest:
         hidden = _hide_ourselves(configuration, search_path)
         plain_sites = _plain_sites(configuration.site_directories)
         _rehearse()
+        rehearse()
         prepared = _prepared(configuration.preload, hidden)
         del aside
         filling = _freeze()
@@ -184,10 +196,23 @@ def _rehearse() -> None:
     policy = Policy(mounts=(Writable("/a", "/b"),), environment={"A": "B"}, listeners=(Listener("127.0.0.1", 1),))
     request = Request(policy, Residence(), Identity(1, 1), cgroups=True)
     start = Start(Interpreter("a:b", "/c", ("/d",)), {"A": "B"}, "/")
-    for _ in range(_REHEARSALS):
-        decode(encode(request))
-        decode_start(encode_start(start))
-        orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null = os.open("/dev/null", os.O_RDWR)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with ours, theirs:
+        for _ in range(_REHEARSALS):
+            joining.join([null])
+            decode(descriptors.read_whole(memory_file(encode(request))))
+            decode_start(descriptors.read_whole(memory_file(encode_start(start))))
+            orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
+            report.say(ours.fileno(), report.STARTED, report.encode_started(1, 1), [null])
+            for received in socket.recv_fds(theirs, report.LARGEST, 1)[1]:
+                os.close(received)
+            libc.syscall(_GETPPID, what="")
+            libc.call("getppid")
+            reaper.block_signals()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(null)
 
 
 def _freeze() -> list[bytes]:
