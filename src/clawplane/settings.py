@@ -90,7 +90,7 @@ class SessionChoices(msgspec.Struct, frozen=True, kw_only=True):
 
     enabled: bool = True
     slots: int = 1000
-    pool: int = 2
+    pool: int = 4
     profiles: tuple[ProfileName, ...] = ("bare", "data", "full")
 
 
@@ -324,7 +324,7 @@ def _sessions(environment: Mapping[str, str]) -> SessionChoices:
     return SessionChoices(
         enabled=whole_number(environment, "CLAWPLANE_SESSIONS", 1, low=0, high=1) == 1,
         slots=whole_number(environment, "CLAWPLANE_SESSION_SLOTS", 1000, low=1, high=100_000),
-        pool=whole_number(environment, "CLAWPLANE_SESSION_POOL", 2, low=0, high=1000),
+        pool=whole_number(environment, "CLAWPLANE_SESSION_POOL", 4, low=0, high=1000),
         profiles=tuple(_PROFILES[name] for name in named),
     )
 

@@ -285,6 +285,8 @@ class House:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
         residence, interpreter = await self._open(options, workspace)
+        async with _closed_on_failure(residence):
+            await interpreter.warm()
         return Ready(residence, interpreter, options, workspace)
 
     async def _discard_ready(self, ready: Ready) -> None:

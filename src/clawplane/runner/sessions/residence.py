@@ -21,7 +21,7 @@ from clawplane.domain.sessions import EgressEntry, EgressRules, SessionOptions
 from clawplane.egress.ledger import Mark
 from clawplane.egress.relay import Relay
 from clawplane.runner.egress import Exits, entries_since
-from clawplane.runner.sessions.interpreter import Conversation, Gone
+from clawplane.runner.sessions.interpreter import READY_SECONDS, Conversation, Gone
 from clawplane.runner.sessions.pipes import Pipes, make_pipes
 from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
 from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
@@ -29,6 +29,7 @@ from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.sandbox.cgroups import Usage
 from clawplane.sandbox.launch import Sandbox, SandboxUnavailable, Zygote, ZygoteError
 from clawplane.sandbox.policy import MIB, Policy
+from clawplane.sandbox.repl_wire import MAIN
 from clawplane.sandbox.resident import Member, Resident, ResidentError
 
 _INODES_FOR_EACH_MB: Final = 64
@@ -44,6 +45,15 @@ class Interpreter:
         self.pipes = pipes
         self.fresh = True
         """Nothing of a user's ran in it yet."""
+
+    async def warm(self) -> None:
+        """Run a cell that leaves nothing behind: a user's first one finds its way faster. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self.talk.run("1", MAIN, lambda frame: None, lambda size: True)
+                await self.talk.forget(MAIN)
+        except (Gone, TimeoutError):
+            raise Unavailable("An interpreter that was to wait for a session has ended.") from None
 
     def close(self) -> None:
         """Let go of our ends; whoever ends the process does that first."""

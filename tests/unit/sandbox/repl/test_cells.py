@@ -83,6 +83,15 @@ def test_a_forgotten_context_begins_anew(repl: Any) -> None:
     assert repl.run("x", context="other").error == "NameError: name 'x' is not defined"
 
 
+def test_a_forgotten_main_context_leaves_no_trace_of_its_cells(repl: Any) -> None:
+    repl.run("x = 1\n2")
+    repl.ask("forget", context=wire.MAIN)
+    repl.answer(wire.Forgotten)
+    ran = repl.run("_")
+    assert (ran.done.count, ran.error) == (1, "NameError: name '_' is not defined")
+    assert "x = 1" not in ran.traceback
+
+
 def test_names_lists_variables_with_their_types(repl: Any) -> None:
     repl.run("number, text, _hidden = 1, 'a', 2\nclass Mine: pass\nmine = Mine()")
     repl.ask("names", context=wire.MAIN)
