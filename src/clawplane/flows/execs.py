@@ -7,6 +7,7 @@ exec goes on. An exec whose session ended before it began is asked again, once, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final
@@ -113,10 +114,14 @@ class Execution:
                 raise self._lost(error) from None
             self._places.forget(self.session.id)
             await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended
-            await self._ask()
+            try:
+                await self._ask()
+            except ClawplaneError:  # nothing was done, and nothing can be
+                self._over = True
+                raise
             return
         except (Conflict, Unavailable) as error:
-            raise self._lost(error) from None
+            raise self._lost(await self._places.why_gone(self.session.id) or error) from None
         except ClawplaneError:
             self._over = True
             raise
@@ -172,4 +177,5 @@ class Execution:
 
 
 async def _ignore(asked: Conversation) -> None:
-    await asked.answer()
+    with contextlib.suppress(ClawplaneError):  # it has ended meanwhile
+        await asked.answer()

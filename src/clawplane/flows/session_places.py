@@ -190,6 +190,12 @@ class SessionPlaces:
             raise self._out_of_reach(found)
         return place
 
+    async def why_gone(self, session_id: str) -> ClawplaneError | None:
+        """Return the error of a session that has ended, None while it has not."""
+        self.forget(session_id)
+        found = await self.session(session_id)
+        return gone(found) if found is not None and found.state is SessionState.ENDED else None
+
     def _place(self, session: Session) -> Place | None:
         reached = self._leases.reach(session.job)
         return None if reached is None else Place(session, reached.connection, session.job, *reached[1:])
