@@ -19,7 +19,7 @@ from clawplane.sandbox import libc
 
 _HUGE: Final = 2 << 20
 _COLLAPSE: Final = 25  # MADV_COLLAPSE
-_SET_ASIDE: Final = 96 << 20
+_SET_ASIDE: Final = 64 << 20
 _BLOCK: Final = 512  # the largest that the interpreter's own allocator serves
 _EMPTY: Final = b"".__sizeof__()
 _KEPT_EACH: Final = 1000  # a piece of 1 MiB has room for about twice as many
