@@ -27,6 +27,8 @@ from clawplane.runner.jobs.job import CannotPrepare
 from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.live import MOST_WAITING, Live
 
+_FIRST_SECONDS: Final = 0.5
+"""A wait shorter than this needs no explanation."""
 _REASSURE_SECONDS: Final = 2.0
 
 
@@ -60,6 +62,7 @@ class SessionJob:
         self._closing = False
         self._failure: ClawplaneError = _ended_unstarted()
         self._reassuring: asyncio.Task[None] | None = None
+        self._told = ""
 
     def asked(self, asking: Asking) -> None:
         """Take a question; before the session lives it waits."""
@@ -72,6 +75,8 @@ class SessionJob:
 
     async def prepare(self) -> None:
         """Have a sandbox with an interpreter; nothing of the session's runs in it yet."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         self._reassuring = asyncio.create_task(self._reassure())
         try:
             live = await self._house.open(self._spec, self._note)
@@ -81,6 +86,8 @@ class SessionJob:
         finally:
             self._reassuring.cancel()
         self._live = live
+        if self._told:
+            live.execs.note(f"The session's start took {loop.time() - began:.0f} s. {self._told}")
         early, self._early = self._early, []
         for asking in early:
             live.asked(asking)
@@ -133,10 +140,11 @@ class SessionJob:
 
     async def _reassure(self) -> None:
         """Tell those who wait for more than a moment what they wait for."""
+        await asyncio.sleep(_FIRST_SECONDS)
         while True:
-            await asyncio.sleep(_REASSURE_SECONDS)
-            text = self._house.progress(self._spec.options.profile)
-            ping = msgspec.msgpack.encode(ExecEvent(type="ping", text=text))
+            self._told = self._house.progress(self._spec.options.profile)
+            ping = msgspec.msgpack.encode(ExecEvent(type="ping", text=self._told))
             for asking in self._early:
                 if asking.method == "exec" and not asking.done:
                     await asking.tell(ping)
+            await asyncio.sleep(_REASSURE_SECONDS)

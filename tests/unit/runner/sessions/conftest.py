@@ -298,6 +298,12 @@ async def begin() -> AsyncIterator[Callable[..., Awaitable[Stay]]]:
 
 
 @pytest.fixture
+def arriving() -> Callable[[House], Stay]:
+    """Make a session that has not begun yet."""
+    return lambda house: Stay(house, SessionSpec(session="s", owner="o", options=options()))
+
+
+@pytest.fixture
 async def stay(house: House, begin: Callable[..., Awaitable[Stay]]) -> Stay:
     """A session."""
     return await begin(house)

@@ -190,3 +190,22 @@ async def test_a_session_on_a_host_that_fails_is_refused_with_the_item(open_hous
     house = await open_house(attacks=Attacks(report(result())))
     with pytest.raises(CannotPrepare, match="item 7"):
         await begin(house)
+
+
+async def test_who_waits_is_told_for_what_and_the_answer_says_it_too(open_house, arriving) -> None:
+    attacks = Attacks(report())
+    attacks.held.clear()
+    house = await open_house(attacks=attacks)
+    await house.profiles.ensure("bare")
+    stay = arriving(house)
+    asked = stay.start("1 + 1")
+    beginning = asyncio.create_task(stay.begin())
+    await asked.until(lambda: any(event.text == PROGRESS for event in asked.events))
+    attacks.held.set()
+    await beginning
+    result = await asked.answer()
+    assert result.results[0]["text/plain"] == "2"
+    assert PROGRESS in " ".join(result.notes)
+    assert (await stay.python("1")).notes == ()
+    stay.job.kill()
+    await stay.end()
