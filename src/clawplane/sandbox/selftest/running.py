@@ -31,7 +31,7 @@ _FIRST_UID: Final = 300_000
 """Not the range of a runner that may be at work on this host."""
 _UIDS: Final = 64
 _SHOWN: Final = 300
-_NICE: Final = ("nice", "-n", "15")
+_NICE: Final = ("nice", "-n", "5")
 """How attacks are started while others work on the host."""
 _KEPT: Final = 1 << 20
 _CANARY: Final = "This file belongs to the host. Nothing that runs in a sandbox may see it or change it.\n"
