@@ -303,11 +303,15 @@ class SessionPlaces:
             connection = self._leases.connection_to(runner)
             if connection is None:
                 break
-            asked = connection.ask(JobId(0), 0, "forget_session", _encode(ForgetSession(session=session_id)))
-            await asked.answer()
+            await self.forget_at_runner(connection, session_id)
             done.append(session_id)
         if done:
             await self._sessions.swept(runner, done)
+
+    @staticmethod
+    async def forget_at_runner(connection: RunnerConnection, session_id: str) -> None:
+        """Ask a runner to delete what it has of one session."""
+        await connection.ask(JobId(0), 0, "forget_session", _encode(ForgetSession(session=session_id))).answer()
 
     # tasks
 

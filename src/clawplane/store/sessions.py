@@ -63,6 +63,11 @@ class _Use(NamedTuple):
     now: int
 
 
+class _Old(NamedTuple):
+    sessions: tuple[str, ...]
+    before: int
+
+
 class _OfOwner(NamedTuple):
     owner: str
     name: str
@@ -192,6 +197,12 @@ async def _use(tx: Transaction, session_id: str, now: int, count: int) -> None:
         await tx.execute("use_session", {"now": now, "count": count, "expires_at": expires_at, "id": session_id})
 
 
+async def prune_history(tx: Transaction, items: Sequence[_Old]) -> list[None]:
+    """Forget the execs of sessions, unless one was used meanwhile."""
+    await tx.many("prune_old_execs", [(session, item.before) for item in items for session in item.sessions])
+    return [None] * len(items)
+
+
 async def remove_workspace(tx: Transaction, items: Sequence[_OfOwner]) -> list[Workspace | ClawplaneError | None]:
     """Forget workspaces that nobody uses."""
     results: list[Workspace | ClawplaneError | None] = []
@@ -290,6 +301,18 @@ class SqlSessions:
             return count, [_record(body) for (body,) in rows]
 
         return await self._database.read(view)
+
+    async def prune_history(self, *, used_before: int, limit: int = 100) -> bool:
+        """Forget the execs of some sessions that nobody has used since; True when there are more of them."""
+
+        async def view(tx: Transaction) -> list[str]:
+            rows = await tx.fetch("sessions_with_old_execs", {"before": used_before, "limit": limit})
+            return [session for (session,) in rows]
+
+        found = await self._database.read(view)
+        if found:
+            await self._database.write(prune_history, _Old(tuple(found), used_before))
+        return len(found) == limit
 
     async def expired(self, *, now: int, limit: int = 100) -> list[Session]:
         """Return sessions that have not ended and whose time is over."""

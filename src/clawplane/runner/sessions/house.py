@@ -173,6 +173,7 @@ class House:
             case ForgetSession():
                 if what.session in self._lives:
                     raise Conflict(f"The session {what.session} lives.", hint="Delete it first.")
+                self._drop_branch(what.session)
                 await asyncio.to_thread(self._places.forget, what.session)
             case ForgetWorkspace():
                 if any(self._uses(live, what) for live in self._lives.values()):
