@@ -2,6 +2,8 @@
 .PHONY: setup demo up test check bench clean lock reference
 
 PYTEST_ARGS ?=
+# Half of what the tests do is waiting, so one worker more than there are cores. A file stays with one worker.
+TEST_WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 
 setup: .venv/.ready
 
@@ -16,7 +18,7 @@ up: setup
 
 test: setup
 	@sh scripts/test_tools.sh
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: setup
 	.venv/bin/ruff check .

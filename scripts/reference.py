@@ -67,7 +67,8 @@ sentence, details and hint to standard error, or with `--json` one object of `er
 
 def settings_page() -> str:
     """Return every environment variable that the settings read."""
-    source = (PROJECT / "src" / "clawplane" / "settings.py").read_text(encoding="utf-8")
+    own = PROJECT / "src" / "clawplane"
+    source = "".join((own / name).read_text(encoding="utf-8") for name in ("settings.py", "session_settings.py"))
     source += "".join(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "src/clawplane/cli").glob("*.py")))
     names = sorted(set(re.findall(r"\bCLAWPLANE_[A-Z_]+\b", source)))
     rows = [f"| `{name}` | {MEANINGS[name]} |" for name in names]
@@ -99,9 +100,17 @@ MEANINGS = {
     "CLAWPLANE_RUNNER_NAME": "a runner's name; default the host's",
     "CLAWPLANE_RUNNER_TOKEN": "a runner's token, when no --token-file is given",
     "CLAWPLANE_SESSIONS": "0 = this runner offers no code sessions; default 1",
-    "CLAWPLANE_SESSION_POOL": "ready sandboxes kept for new sessions; default 2, 0 = none",
+    "CLAWPLANE_SESSIONS_PER_OWNER": "sessions of one owner that have not ended; default 2000",
+    "CLAWPLANE_SESSION_HISTORY_DAYS": "days after its last use when a session's execs are forgotten; default 30",
+    "CLAWPLANE_SESSION_LINKING_SECONDS": "how long an exec waits for a runner whose link was cut; default 2",
+    "CLAWPLANE_SESSION_PLACING_SECONDS": "how long a new session waits for room on a runner; default 30",
+    "CLAWPLANE_SESSION_POOL": "ready sandboxes kept for new sessions of each profile; default 4, 0 = none",
     "CLAWPLANE_SESSION_PROFILES": "profiles offered: bare, data, full (separated by commas); default all",
+    "CLAWPLANE_SESSION_READY": "profiles of which ready sandboxes are kept; default data",
+    "CLAWPLANE_SESSION_SAVE_SECONDS": "how long sessions may save their variables when a runner leaves; default 10",
     "CLAWPLANE_SESSION_SLOTS": "live sessions at once, sleeping ones in memory included; default 1000",
+    "CLAWPLANE_SESSION_SPILL_BYTES": "output of one exec kept in its workspace beyond the answer; default 16 MiB",
+    "CLAWPLANE_SESSION_WAITING": "execs of one session that may run or wait; default 100",
     "CLAWPLANE_SLOTS": "subtasks a runner takes at once; default four a core, at least four",
     "CLAWPLANE_URL": "the control plane that clients and runners talk to; default http://127.0.0.1:3456",
 }

@@ -19,14 +19,14 @@ import msgspec
 
 from clawplane.domain.errors import InvalidArgument
 from clawplane.logs import LEVELS
+from clawplane.session_settings import SessionBounds, SessionChoices, session_bounds, session_choices
+from clawplane.variables import entries, whole_number
 
 DEFAULT_PORT = 3456
 MIB = 1 << 20
 SHORTEST_SECRET = 16
 EgressMode = Literal["public", "listed", "none"]
-ProfileName = Literal["bare", "data", "full"]
 
-_PROFILES: Final[Mapping[str, ProfileName]] = {"bare": "bare", "data": "data", "full": "full"}
 _EGRESS_MODES: Final[Mapping[str, EgressMode]] = {"public": "public", "listed": "listed", "none": "none"}
 _LONGEST_DRAIN = 86_400
 _OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -58,6 +58,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds: int = 60
     month_rule: bool = False
     link_lifetime: int = 3600
+    sessions: SessionBounds = SessionBounds()
     log_level: str = "info"
     loop: str = "uvloop"
 
@@ -83,15 +84,6 @@ class EgressChoices(msgspec.Struct, frozen=True, kw_only=True):
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     upstreams: tuple[Secret, ...] = ()
-
-
-class SessionChoices(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner offers of code sessions; `profiles` beside `bare`, and the one kept ready in `pool` sandboxes."""
-
-    enabled: bool = True
-    slots: int = 1000
-    pool: int = 2
-    profiles: tuple[ProfileName, ...] = ("bare", "data", "full")
 
 
 class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,20 +138,6 @@ def _expanded(path: Path) -> Path:
 def default_slots() -> int:
     """Return how many subtasks a runner takes at once by default: four for each core, since most of them wait."""
     return max(4, 4 * len(os.sched_getaffinity(0)))
-
-
-def whole_number(environment: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
-    """Return the integer in variable `name`; raises InvalidArgument that names it when it is none or out of range."""
-    text = environment.get(name)
-    if text is None or not text.strip():
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        raise InvalidArgument(f"{name} is not a whole number: {text!r}", hint=f"Set it to {low} .. {high}.") from None
-    if not low <= value <= high:
-        raise InvalidArgument(f"{name} is out of range: {value}", hint=f"Set it to {low} .. {high}.")
-    return value
 
 
 def checked_url(name: str, text: str) -> str:
@@ -263,6 +241,7 @@ def serve_settings(
         body_seconds=whole_number(env, "CLAWPLANE_BODY_SECONDS", 60, low=1, high=3600),
         month_rule=_switch(env, "CLAWPLANE_MONTH_RULE"),
         link_lifetime=whole_number(env, "CLAWPLANE_LINK_SECONDS", 3600, low=1, high=30 * 86_400),
+        sessions=session_bounds(env),
         log_level=_log_level(log_level, env, default="warning" if quiet else "info"),
     )
 
@@ -310,22 +289,8 @@ def runner_settings(
         ),
         environment_max_age_days=whole_number(env, "CLAWPLANE_ENVIRONMENTS_MAX_DAYS", 30, low=1, high=36_500),
         egress=_egress(env),
-        sessions=_sessions(env),
+        sessions=session_choices(env),
         log_level=_log_level(log_level, env),
-    )
-
-
-def _sessions(environment: Mapping[str, str]) -> SessionChoices:
-    named = _entries(environment, "CLAWPLANE_SESSION_PROFILES") or tuple(_PROFILES)
-    unknown = [name for name in named if name not in _PROFILES]
-    if unknown:
-        hint = f"Choose from {', '.join(_PROFILES)}, separated by commas."
-        raise InvalidArgument(f"CLAWPLANE_SESSION_PROFILES has an unknown profile: {unknown[0][:40]!r}.", hint=hint)
-    return SessionChoices(
-        enabled=whole_number(environment, "CLAWPLANE_SESSIONS", 1, low=0, high=1) == 1,
-        slots=whole_number(environment, "CLAWPLANE_SESSION_SLOTS", 1000, low=1, high=100_000),
-        pool=whole_number(environment, "CLAWPLANE_SESSION_POOL", 2, low=0, high=1000),
-        profiles=tuple(_PROFILES[name] for name in named),
     )
 
 
@@ -336,15 +301,10 @@ def _egress(environment: Mapping[str, str]) -> EgressChoices:
         raise InvalidArgument(f"CLAWPLANE_EGRESS is unknown: {mode[:40]!r}.", hint=hint)
     return EgressChoices(
         mode=_EGRESS_MODES[mode],
-        allow=_entries(environment, "CLAWPLANE_EGRESS_ALLOW"),
-        deny=_entries(environment, "CLAWPLANE_EGRESS_DENY"),
-        upstreams=tuple(map(Secret, _entries(environment, "CLAWPLANE_EGRESS_UPSTREAMS"))),
+        allow=entries(environment, "CLAWPLANE_EGRESS_ALLOW"),
+        deny=entries(environment, "CLAWPLANE_EGRESS_DENY"),
+        upstreams=tuple(map(Secret, entries(environment, "CLAWPLANE_EGRESS_UPSTREAMS"))),
     )
-
-
-def _entries(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """Return the entries of a list written with commas, spaces or both."""
-    return tuple(environment.get(name, "").replace(",", " ").split())
 
 
 def _runner_token(file: Path | None, environment: Mapping[str, str]) -> Secret:

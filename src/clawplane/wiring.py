@@ -29,7 +29,7 @@ from clawplane.api.calls import Flows, HttpLimits
 from clawplane.api.heads import BoundedHead
 from clawplane.domain.access import Scope, new_secret
 from clawplane.domain.archives import ArchiveLimits
-from clawplane.domain.clock import SystemClock
+from clawplane.domain.clock import Clock, SystemClock
 from clawplane.domain.errors import AuthenticationRequired, InvalidArgument, InvalidToken
 from clawplane.domain.ids import JobIds
 from clawplane.flows.access import Access
@@ -40,7 +40,8 @@ from clawplane.flows.packages import PackageLimits, Packages
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
 from clawplane.flows.sandbox_tokens import SandboxTokens
-from clawplane.flows.sessions import Sessions
+from clawplane.flows.session_places import Patience
+from clawplane.flows.sessions import SessionLimits, Sessions
 from clawplane.flows.steady_clock import SteadyClock
 from clawplane.flows.upkeep import clear_spool
 from clawplane.link.frames import MAX_FRAME
@@ -52,7 +53,7 @@ from clawplane.sandbox.probe import probe
 from clawplane.sdk.scaffold import ScaffoldError
 from clawplane.sdk.scaffold import scaffold as write_scaffold
 from clawplane.settings import Connection, RunnerDaemonSettings, Secret, ServeSettings, write_connection
-from clawplane.store.store import open_store
+from clawplane.store.store import Store, open_store
 
 T = TypeVar("T")
 
@@ -106,7 +107,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         generated = await access.bootstrap(settings.admin_key)
         environments = Environments(store.workers, store.blobs, store.wakeups, clock)
         leases = Leases(store.queue, store.runs, environments, store.wakeups, clock)
-        sessions = Sessions(sessions=store.sessions, leases=leases, wakeups=store.wakeups, clock=clock, ids=ids)
+        sessions = _sessions(settings, store, leases, clock, ids)
         packages = Packages(
             workers=store.workers,
             blobs=store.blobs,
@@ -151,13 +152,14 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             version=clawplane.__version__,
         )
 
-        async def authenticate(secret: str) -> bool:
+        async def authenticate(secret: str) -> str | None:
             try:
-                return (await access.authenticate(secret)).may(Scope.RUNNER)
+                caller = await access.authenticate(secret)
             except (InvalidToken, AuthenticationRequired):
-                return False
+                return None
+            return caller.key_id if caller.may(Scope.RUNNER) else None
 
-        app = build_app(flows, link_endpoint(leases, authenticate))
+        app = build_app(flows, link_endpoint(leases, authenticate, access.claim_runner))
         await leases.start()
         await sessions.start()
         try:
@@ -167,6 +169,19 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             await leases.close()
     finally:
         await store.close()
+
+
+def _sessions(settings: ServeSettings, store: Store, leases: Leases, clock: Clock, ids: JobIds) -> Sessions:
+    bounds = settings.sessions
+    return Sessions(
+        sessions=store.sessions,
+        leases=leases,
+        wakeups=store.wakeups,
+        clock=clock,
+        ids=ids,
+        limits=SessionLimits(live_per_owner=bounds.per_owner, waiting=bounds.waiting, history_days=bounds.history_days),
+        patience=Patience(placing=bounds.placing, linking=bounds.linking),
+    )
 
 
 def serve(settings: ServeSettings, *, runner_token: str | None, announce: Callable[[str, str | None], None]) -> None:
@@ -267,6 +282,9 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                 session_slots=settings.sessions.slots,
                 session_pool=settings.sessions.pool,
                 session_profiles=settings.sessions.profiles,
+                session_ready=settings.sessions.ready,
+                session_spill_bytes=settings.sessions.spill,
+                session_save_seconds=settings.sessions.save_seconds,
             )
         )
     )

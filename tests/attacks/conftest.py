@@ -1,7 +1,8 @@
 """A sandbox to attack, once as root and once as an ordinary user, and the host's invariants after every attack.
 
-The sandbox lives in a process of its own (driver.py), which alone may be a different user. Its user ids belong to no
-other test, so that whatever of them is left on the host is ours.
+The sandbox lives in a process of its own (driver.py), which alone may be a different user. Started by root, its user
+ids belong to no other test, so that whatever of them is left on the host is ours. An ordinary user runs other things
+under its id, so there the processes are those below the driver, which inherits what a guest leaves outside.
 """
 
 from __future__ import annotations
@@ -157,6 +158,10 @@ class Arena:
         """Return every uid that belongs to this arena's guests, and the ordinary user's own."""
         return {self.uid} if self.uid else set(range(self.first_uid, self.first_uid + UIDS_PER_ARENA))
 
+    def processes(self) -> list[int]:
+        """Return the processes that could be the guests'."""
+        return _descendants(self.process.pid) if os.geteuid() else _pids()
+
     def _start(self, request: dict[str, Any]) -> Guest:
         number = next(self._numbers)
         guest = self.guests[number] = Guest(self, number)
@@ -242,27 +247,44 @@ class Traces:
     """What guests could leave on the host."""
 
     processes: frozenset[int]
-    mounts: tuple[str, ...]
-    ipc: tuple[str, ...]
-    shared_memory: tuple[str, ...]
-    keys: tuple[str, ...]
-    groups: tuple[str, ...]
+    mounts: frozenset[str]
+    ipc: frozenset[str]
+    shared_memory: frozenset[str]
+    keys: frozenset[str]
+    groups: frozenset[str]
 
 
 def _traces(arena: Arena) -> Traces:
     uids = arena.own_uids()
     return Traces(
-        processes=frozenset(pid for pid in _pids() if _uid(pid) in uids and not _is_zygote(pid)),
-        mounts=tuple(_mounts_in(arena.directory)),
-        ipc=tuple(line for name in ("shm", "sem", "msg") for line in _owned_ipc(name, uids)),
-        shared_memory=tuple(each.name for each in os.scandir("/dev/shm") if _owner(each) in uids),
-        keys=tuple(line for line in _lines("/proc/keys") if line.split()[5:6] and int(line.split()[5]) in uids),
-        groups=tuple(_guest_groups(arena.process.pid)),
+        processes=frozenset(pid for pid in arena.processes() if _uid(pid) in uids and not _is_zygote(pid)),
+        mounts=frozenset(_mounts_in(arena.directory)),
+        ipc=frozenset(line for name in ("shm", "sem", "msg") for line in _owned_ipc(name, uids)),
+        shared_memory=frozenset(each.name for each in os.scandir("/dev/shm") if _owner(each) in uids),
+        keys=frozenset(line for line in _lines("/proc/keys") if line.split()[5:6] and int(line.split()[5]) in uids),
+        groups=frozenset(_guest_groups(arena.process.pid)),
     )
 
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        for task in _listing(f"/proc/{waiting.pop()}/task"):
+            for line in _lines(f"{task}/children"):
+                found += map(int, line.split())
+                waiting += map(int, line.split())
+    return found
+
+
+def _listing(path: str) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [each.path for each in os.scandir(path)]
+    return []
 
 
 def _uid(pid: int) -> int:
@@ -373,13 +395,9 @@ def arena(fortress: Arena, canary: Path) -> Iterator[Arena]:
 
 
 def _no_more_than(before: Traces, after: Traces) -> bool:
-    same = (after.mounts, after.ipc, after.shared_memory, after.keys) == (
-        before.mounts,
-        before.ipc,
-        before.shared_memory,
-        before.keys,
-    )
-    return after.processes <= before.processes and same and not after.groups
+    """Tell whether nothing came to stay; what went may be another test's."""
+    came = [getattr(after, kind) - getattr(before, kind) for kind in ("processes", "ipc", "shared_memory", "keys")]
+    return not any(came) and after.mounts == before.mounts and not after.groups
 
 
 @pytest.fixture

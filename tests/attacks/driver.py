@@ -1,13 +1,14 @@
 """Hold one Sandbox and start guests on request: run as a program of its own, as root or as an ordinary user.
 
 Lines of JSON both ways. In: {"id", "do": "run" | "python" | "stop" | "kill", ...}. Out: {"id", "event": "ready" |
-"output" | "ended" | "refused", ...}.
+"output" | "ended" | "refused", ...}. Whatever falls out of a guest's tree on the host becomes a child of this program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import ctypes
 import json
 import sys
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from typing import Any
 from clawplane.sandbox.launch import Process, Sandbox, SandboxUnavailable
 from clawplane.sandbox.policy import Limits, Listener, Overlay, Policy, ReadOnly, Scratch, Writable
 
+_PR_SET_CHILD_SUBREAPER = 36
 MOUNTS = {each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay)}
 
 
@@ -56,6 +58,7 @@ async def follow(sandbox: Sandbox, request: dict[str, Any], running: dict[int, P
 
 
 async def main(state_directory: Path, first_uid: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         sandbox = await Sandbox.open(state_directory=state_directory, first_uid=first_uid, uid_count=64)
     except SandboxUnavailable as problem:

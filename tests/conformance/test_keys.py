@@ -70,3 +70,22 @@ async def test_the_first_value_of_a_setting_is_kept(bench: Any) -> None:
     assert await asyncio.gather(*offered) == ["a", "a", "a"]
     assert await bench.store.keys.set_setting_once("link-secret", "d") == "a"
     assert await bench.store.keys.setting("link-secret") == "a"
+
+
+async def test_a_runner_belongs_to_the_key_it_first_came_with(bench: Any) -> None:
+    assert await bench.store.keys.claim_runner("r1", "k1") == "k1"
+    assert await bench.store.keys.claim_runner("r1", "k2") == "k1"
+    assert await bench.store.keys.claim_runner("r2", "k2") == "k2"
+
+
+async def test_of_two_keys_that_claim_a_runner_at_once_both_are_told_the_same(bench: Any) -> None:
+    told = await asyncio.gather(*(bench.store.keys.claim_runner("r1", f"k{n}") for n in range(8)))
+    assert len(set(told)) == 1
+
+
+async def test_a_runner_that_is_given_to_a_key_belongs_to_it_alone(bench: Any) -> None:
+    await bench.store.keys.claim_runner("r1", "k1")
+    await bench.store.keys.give_runner("r1", "k2")
+    assert await bench.store.keys.claim_runner("r1", "k1") == "k2"
+    await bench.store.keys.give_runner("r2", "k2")
+    assert await bench.store.keys.claim_runner("r2", "k1") == "k2"

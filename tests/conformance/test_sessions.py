@@ -338,6 +338,19 @@ async def test_a_history_keeps_a_bounded_number_of_execs(bench: Any) -> None:
     assert (count, execs[-1].id) == (KEPT, "exec-5")
 
 
+async def test_the_history_of_a_session_that_nobody_uses_is_forgotten(bench: Any) -> None:
+    old, young = await create(bench), await create(bench)
+    await bench.store.sessions.record(record(old), now=bench.now)
+    bench.clock.advance(100)
+    await bench.store.sessions.record(record(young), now=bench.now)
+    assert not await bench.store.sessions.prune_history(used_before=bench.now)
+    assert await bench.store.sessions.execs(old.id, limit=1, offset=0) == (0, [])
+    assert (await bench.store.sessions.execs(young.id, limit=1, offset=0))[0] == 1
+    assert await bench.store.sessions.prune_history(used_before=bench.now + 1, limit=1)
+    assert not await bench.store.sessions.prune_history(used_before=bench.now + 1, limit=1)
+    assert (await bench.store.sessions.execs(young.id, limit=1, offset=0))[0] == 0
+
+
 # expiry
 
 

@@ -81,6 +81,11 @@ class Plane:
         process.stderr.close()
         raise AssertionError(f"{arguments} ended with {process.wait()} before {until!r}:\n{''.join(said)}")
 
+    def know(self, verdict: Path) -> None:
+        """Let its runner remember that this host holds."""
+        (self.data / "runner").mkdir()
+        shutil.copy(verdict, self.data / "runner" / "selftest.json")
+
     def up(self, *arguments: str) -> subprocess.Popen[str]:
         return self.spawn("up", "--port", str(self.port), "--data", str(self.data), *arguments, until="Ready:")
 
@@ -193,15 +198,6 @@ def make_package() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    """One running clawplane for every test that does not break it."""
-    plane = Plane(tmp_path_factory.mktemp("plane"), profiles="bare,data")
-    plane.up()
-    yield plane
-    plane.stop()
-
-
-@pytest.fixture(scope="session")
 def verdict(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a runner on this host finds when it attacks its own sandbox: once for all planes, not once for each."""
     shared = tmp_path_factory.getbasetemp().parent / "selftest.json"
@@ -226,15 +222,25 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
 """
 
 
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory, verdict: Path) -> Iterator[Plane]:
+    """One running clawplane for every test that does not break it."""
+    plane = Plane(tmp_path_factory.mktemp("plane"), profiles="bare,data")
+    plane.know(verdict)
+    plane.up()
+    yield plane
+    plane.stop()
+
+
 @pytest.fixture
 def make_plane(tmp_path: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
     """Make planes that a test may break; each is stopped at its end."""
     planes: list[Plane] = []
 
     def make(name: str = "plane", **options: Any) -> Plane:
-        (tmp_path / name / "runner").mkdir(parents=True)
-        shutil.copy(verdict, tmp_path / name / "runner" / "selftest.json")
+        (tmp_path / name).mkdir()
         plane = Plane(tmp_path / name, **options)
+        plane.know(verdict)
         planes.append(plane)
         return plane
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -173,3 +174,36 @@ def _processes_that_name(text: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_the_first_start_tries_the_host_and_sessions_wait_for_the_outcome_in_words(
+    make_plane: Callable[..., Any],
+) -> None:
+    plane = make_plane()
+    memory = plane.data / "runner" / "selftest.json"
+    memory.unlink()
+    plane.up()
+    done = plane.cli("session", "create", "--profile", "bare")
+    session = done.stdout.split()[-1]
+    told = plane.cli("exec", "python", "40 + 2", "--session", session)
+    assert told.stdout == "42\n"
+    assert json.loads(memory.read_text())["broken"] == []
+    with plane.http() as http:
+        assert http.get("/healthz").json() == {"ready": True, "reason": "", "sessions": ""}
+    (finding,) = [each for each in plane.json("doctor", check=False) if each["id"] == "selftest"]
+    assert finding["ok"]
+
+
+def test_a_host_that_failed_is_told_by_doctor_and_tried_again_at_the_next_start(make_plane: Callable[..., Any]) -> None:
+    plane = make_plane()
+    memory = plane.data / "runner" / "selftest.json"
+    verdict = json.loads(memory.read_text())
+    verdict["broken"] = [{"number": 7, "title": "looks for files of the host", "happened": "it got done"}]
+    memory.write_text(json.dumps(verdict))
+    doctor = plane.cli("doctor", check=False).stdout
+    assert "selftest item 7 (looks for files of the host: it got done)" in doctor
+    assert "clawplane selftest" in doctor
+    plane.up()
+    session = plane.cli("session", "create", "--profile", "bare").stdout.split()[-1]
+    assert plane.cli("exec", "python", "1", "--session", session).stdout == "1\n"
+    assert json.loads(memory.read_text())["broken"] == []

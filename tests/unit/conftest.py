@@ -61,6 +61,8 @@ class FakeControlPlane:
         self.connection: RunnerConnection | None = None
         self.connections = 0
         self.unable: dict[str, str] = {}
+        self.of_others: set[RunnerId] = set()
+        """Runner ids that belong to other keys."""
         self.free_slots: dict[str, int] = {}
         self.leases: dict[JobId, Claim] = {}
         self.confirmed: set[JobId] = set()
@@ -226,8 +228,11 @@ class Serving:
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        async def authenticate(token: str) -> bool:
-            return token == TOKEN
+        async def authenticate(token: str) -> str | None:
+            return "key" if token == TOKEN else None
+
+        async def belongs(key: str, runner: RunnerId) -> bool:
+            return runner not in self.plane.of_others
 
         async def blob(request: Request) -> Response:
             key = request.path_params["key"]
@@ -241,7 +246,7 @@ class Serving:
                 return Response(b'{"code":404,"message":"There is no such blob."}', 404)
             return Response(self.plane.blobs[key])
 
-        endpoint = link_endpoint(self.plane, authenticate, limits=self._limits)
+        endpoint = link_endpoint(self.plane, authenticate, belongs, limits=self._limits)
         app = Starlette(
             routes=[WebSocketRoute("/v1/runner/link", endpoint), Route("/v1/runner/blobs/{key:path}", blob)]
         )

@@ -224,3 +224,23 @@ def test_what_the_operator_decides_about_the_network_is_read_and_its_secrets_sta
     assert "hunter2" not in repr(egress)
     with pytest.raises(InvalidArgument, match="CLAWPLANE_EGRESS is unknown"):
         runner_settings(environment=environment | {"CLAWPLANE_EGRESS": "open"})
+
+
+def test_sessions_have_settings_on_both_sides(tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path)}
+    bounds = serve_settings(
+        environment=home | {"CLAWPLANE_SESSIONS_PER_OWNER": "5", "CLAWPLANE_SESSION_PLACING_SECONDS": "60"}
+    ).sessions
+    assert (bounds.per_owner, bounds.waiting, bounds.placing, bounds.linking) == (5, 100, 60, 2)
+    runner = home | {"CLAWPLANE_RUNNER_TOKEN": TOKEN}
+    chosen = runner_settings(
+        environment=runner | {"CLAWPLANE_SESSION_READY": "bare full", "CLAWPLANE_SESSION_SPILL_BYTES": "1000"}
+    ).sessions
+    assert (chosen.ready, chosen.spill, chosen.save_seconds) == (("bare", "full"), 1000, 10)
+    assert runner_settings(environment=runner | {"CLAWPLANE_SESSION_PROFILES": "bare"}).sessions.ready == ()
+
+
+def test_a_profile_that_is_not_offered_cannot_be_kept_ready(tmp_path: Path) -> None:
+    variables = {"HOME": str(tmp_path), "CLAWPLANE_RUNNER_TOKEN": TOKEN, "CLAWPLANE_SESSION_PROFILES": "bare"}
+    with pytest.raises(InvalidArgument, match="CLAWPLANE_SESSION_READY has a profile that is not offered: full"):
+        runner_settings(environment=variables | {"CLAWPLANE_SESSION_READY": "full"})

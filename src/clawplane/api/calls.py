@@ -16,7 +16,7 @@ from clawplane.api.own_address import own_address
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidSchema
-from clawplane.domain.json_text import exceeds_depth
+from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 from clawplane.domain.ports import Blobs, Events, Queue, Wakeups
 from clawplane.flows.access import Access
 from clawplane.flows.leases import Leases
@@ -44,6 +44,17 @@ class HttpLimits:
     upload: int = 101_000_000
     """A package and the fields beside it."""
     upload_seconds: float = 1800.0
+
+
+def no_json(data: bytes, error: Exception) -> InvalidSchema:
+    """Return the error of a body that the strict parser refused: by its field where a number is to blame."""
+    try:
+        wrong = not_finite(patiently(data))
+    except JsonError:
+        wrong = None
+    if wrong is not None:
+        return InvalidSchema(wrong, hint="Send a finite number, or leave the field out.")
+    return InvalidSchema(f"The request body is no JSON: {error}", hint="Send a JSON object.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +144,7 @@ class Call:
         except msgspec.ValidationError as error:
             raise InvalidSchema(f"The request body does not fit: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidSchema(f"The request body is no JSON: {error}", hint="Send a JSON object.") from None
+            raise no_json(data, error) from None
 
     def url(self, path: str) -> str:
         """Return the absolute address of a path of ours."""

@@ -14,7 +14,7 @@ import secrets
 import time
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +34,10 @@ _CORS: Final = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, api-key",
     "Access-Control-Max-Age": "600",
 }
+
+
+_OWN_HEADERS: Final = ((b"access-control-allow-origin", b"*"), (b"x-content-type-options", b"nosniff"))
+_CLOSING: Final = ((b"connection", b"close"),)
 
 
 class BoundedBody:
@@ -117,14 +121,15 @@ class Edge:
             seconds = time.perf_counter() - began
             operation = scope.get("clawplane.operation", "none")
             self._metrics.observe(operation, exchange.status, seconds)
-            _access.info(
-                "%s %s %d %.1f ms %s",
-                scope["method"],
-                _shown(scope),
-                exchange.status,
-                seconds * 1000,
-                exchange.request_id,
-            )
+            if _access.isEnabledFor(logging.INFO):
+                _access.info(
+                    "%s %s %d %.1f ms %s",
+                    scope["method"],
+                    _shown(scope),
+                    exchange.status,
+                    seconds * 1000,
+                    exchange.request_id,
+                )
 
 
 class _Exchange:
@@ -139,13 +144,8 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(raw=message["headers"])
-            headers["X-Request-Id"] = self.request_id
-            headers["Access-Control-Allow-Origin"] = "*"
-            headers["X-Content-Type-Options"] = "nosniff"
-            if not self._body.complete:
-                headers["Connection"] = "close"
-            message["headers"] = headers.raw
+            own = ((b"x-request-id", self.request_id.encode()), *_OWN_HEADERS)
+            message["headers"] = [*message["headers"], *own, *(() if self._body.complete else _CLOSING)]
         await self._send(message)
 
     async def fail(self, scope: Scope, error: ClawplaneError) -> None:

@@ -25,13 +25,18 @@ class Metrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300),
             registry=self._registry,
         )
+        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._jobs = Gauge("clawplane_jobs", "Jobs by state and capability", ["state", "caps"], registry=self._registry)
         self._runners = Gauge("clawplane_runners_connected", "Runners with an open link", registry=self._registry)
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
         """Count one request."""
-        self._requests.labels(operation, str(status)).inc()
-        self._seconds.labels(operation).observe(seconds)
+        found = self._children.get((operation, status))
+        if found is None:
+            found = self._requests.labels(operation, str(status)), self._seconds.labels(operation)
+            self._children[operation, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def render(self, depth: QueueDepth, runners: list[RunnerRecord]) -> bytes:
         """Return everything in Prometheus' text form."""

@@ -24,6 +24,7 @@ class ExecPrinter:
         self._quiet = quiet
         self._saved = 0
         self._at_line_start = True
+        self._waits_for = ""
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -33,6 +34,9 @@ class ExecPrinter:
             stream.write(log_text(text))
             stream.flush()
             self._at_line_start = text.endswith("\n") if text else self._at_line_start
+        elif event["type"] == "ping" and text not in ("", self._waits_for) and not self._quiet:
+            self._waits_for = text
+            say(f"waiting: {plain(text)}")
         elif event["type"] in ("result", "display_update"):
             self._result(event.get("data") or {})
 

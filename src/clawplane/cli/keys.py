@@ -22,6 +22,7 @@ def create(
     name: str = "key",
     *,
     scope: Annotated[list[ScopeName] | None, Parameter(name="--scope", negative="")] = None,
+    runner: Annotated[str | None, Parameter(name="--runner")] = None,
     json: Json = False,
 ) -> None:
     """Create a key and show it once.
@@ -34,11 +35,13 @@ def create(
         What the key is for, shown in the list.
     scope
         What the key may do; repeat the option for several. Default: workers. `runner` is for `clawplane runner`.
+    runner
+        The id of a runner that has to use this key from now on: a runner's id belongs to the key it first came with.
     """
 
     async def work() -> None:
         async with connect() as api:
-            answer = await api.keys.create(name, list(scope or ["workers"]))
+            answer = await api.keys.create(name, list(scope or (["runner"] if runner else ["workers"])), runner=runner)
         if json:
             show_json(answer)
         else:

@@ -34,9 +34,10 @@ class KeysClient:
     def __init__(self, http: Http) -> None:
         self._http = http
 
-    async def create(self, name: str, scopes: list[str]) -> NewKey:
-        """Create a key; its secret is in this answer and nowhere else."""
-        return await self._http.ask("POST", "/v1/keys", NewKey, body={"name": name, "scopes": scopes})
+    async def create(self, name: str, scopes: list[str], *, runner: str | None = None) -> NewKey:
+        """Create a key; its secret is in this answer and nowhere else. `runner` has to use it from now on."""
+        more = {} if runner is None else {"runner": runner}
+        return await self._http.ask("POST", "/v1/keys", NewKey, body={"name": name, "scopes": scopes, **more})
 
     async def all(self) -> list[Key]:
         """Return every key, newest first, without secrets."""

@@ -91,6 +91,8 @@ class SessionsClient:
     ) -> AsyncGenerator[Event, None]:
         """Yield what an exec says while it runs; the last event is of type `end`, with the Answer as `result`.
 
+        A `ping` with a text says what the exec waits for.
+
         Without a session a new one is made; the first event names it. Closing the generator early ends the exec.
         """
         body: dict[str, Any] = {"command" if tool == "shell" else "code": code, "stream": "ndjson"}
@@ -102,7 +104,7 @@ class SessionsClient:
             async for event in events:
                 if event["type"] == "error":
                     raise plain_refusal(cast("dict[str, Any]", event))
-                if event["type"] != "ping":
+                if event["type"] != "ping" or event.get("text"):
                     yield event
                 if event["type"] == "end":
                     return

@@ -75,6 +75,37 @@ def _finite(text: str) -> float:
     return value
 
 
+def not_finite(value: object) -> str | None:
+    """Return what JSON cannot say in a value that was parsed patiently: where, and the number; None when it can.
+
+    Such as "timeout: NaN is no number of JSON." Never recursive.
+    """
+    pending: list[tuple[str, object]] = [("", value)]
+    while pending:
+        where, item = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            name = "NaN" if math.isnan(item) else "a number beyond all bounds (Infinity, 1e999)"
+            return f"{where or 'the body'}: {name} is no number of JSON."
+        if isinstance(item, dict):
+            pending += [
+                (f"{where}.{key}" if where else str(key)[:60], each) for key, each in reversed(list(item.items()))
+            ]
+        elif isinstance(item, list):
+            pending += [(f"{where}[{number}]", each) for number, each in reversed(list(enumerate(item)))]
+    return None
+
+
+def patiently(data: bytes) -> object:
+    """Return the value of text that may hold NaN, Infinity and half surrogate pairs; raises JsonError.
+
+    The caller has bounded its depth.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise JsonError(str(error)) from None
+
+
 def line_of(text: str, needle: str, start: int = 0) -> int | None:
     """Return the line (from 1) of the first `needle` at or after `start`, None when it is absent."""
     at = text.find(needle, start)

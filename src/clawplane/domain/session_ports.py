@@ -92,6 +92,10 @@ class Sessions(Protocol):
         """Return how many execs are kept, and one page of them, newest first; `offset` in rows."""
         ...
 
+    async def prune_history(self, *, used_before: int, limit: int = 100) -> bool:
+        """Forget the execs of some sessions that nobody has used since; True when there are more of them."""
+        ...
+
     async def expired(self, *, now: int, limit: int = 100) -> list[Session]:
         """Return sessions that have not ended and whose time is over."""
         ...

@@ -7,6 +7,7 @@ exec goes on. An exec whose session ended before it began is asked again, once, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final
@@ -18,7 +19,7 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import ClawplaneError, Conflict, StaleLease, Unavailable
 from clawplane.domain.runner_asks import CUT, REFUSED
 from clawplane.domain.session_history import record_of, record_of_loss
-from clawplane.domain.session_ports import Conversation, Sessions
+from clawplane.domain.session_ports import Conversation
 from clawplane.domain.sessions import MAX_TIMEOUT, ExecEvent, ExecRequest, ExecResult, Session
 from clawplane.flows.session_places import Place, SessionPlaces
 
@@ -42,7 +43,6 @@ class Execution:
         request: ExecRequest,
         *,
         places: SessionPlaces,
-        sessions: Sessions,
         clock: Clock,
         quiet: bool = False,
     ) -> None:
@@ -50,7 +50,6 @@ class Execution:
         self._quiet = quiet
         self.request = request
         self._places = places
-        self._sessions = sessions
         self._clock = clock
         self._place: Place | None = None
         self._asked: Conversation | None = None
@@ -115,10 +114,14 @@ class Execution:
                 raise self._lost(error) from None
             self._places.forget(self.session.id)
             await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended
-            await self._ask()
+            try:
+                await self._ask()
+            except ClawplaneError:  # nothing was done, and nothing can be
+                self._over = True
+                raise
             return
         except (Conflict, Unavailable) as error:
-            raise self._lost(error) from None
+            raise self._lost(await self._places.why_gone(self.session.id) or error) from None
         except ClawplaneError:
             self._over = True
             raise
@@ -129,7 +132,7 @@ class Execution:
         now = self._clock.now_ms()
         self._places.used(self.session, now)
         record = record_of(self.request, self.session.id, result, started_at=self.started_at, ended_at=now)
-        self._places.write(self._sessions.record(record, now=now))
+        self._places.chronicle.record(record, now)
 
     def _lost(self, error: ClawplaneError) -> ClawplaneError:
         """Return what to say of an exec whose end was not heard, and remember that."""
@@ -143,7 +146,7 @@ class Execution:
                 details=(CUT,),
             )
         record = record_of_loss(self.request, self.session.id, error.message, started_at=self.started_at, ended_at=now)
-        self._places.write(self._sessions.record(record, now=now))
+        self._places.chronicle.record(record, now)
         return error
 
     async def _without_caller(self) -> None:
@@ -174,4 +177,5 @@ class Execution:
 
 
 async def _ignore(asked: Conversation) -> None:
-    await asked.answer()
+    with contextlib.suppress(ClawplaneError):  # it has ended meanwhile
+        await asked.answer()

@@ -261,6 +261,8 @@ class Leases:
         else:
             if job is not None and job.kind is JobKind.SUBTASK:
                 await closing.until_visible(self._runs, self._clock, job.subject, offered_at=job.offered_at)
+            elif job is not None:
+                await self._watch.ending(job.subject)
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
             return result
@@ -368,6 +370,7 @@ class Leases:
         if not view.confirmed:
             await self._queue.decline(claim, view.runner, now=now)
         else:
+            await self._watch.ending(view.subject)
             reason = LOST if view.kind is JobKind.SESSION else "setup"
             outcome = Outcome(succeeded=False, reason=reason, message="The runner restarted and lost this attempt.")
             result = await self._queue.finish(Finish(claim=claim, outcome=outcome), now=now)

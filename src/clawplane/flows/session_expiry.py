@@ -1,4 +1,7 @@
-"""End sessions that were idle for too long. The loop sleeps until the earliest moment at which there is one."""
+"""End sessions that were idle for too long, and forget the execs of those that nobody has used for long.
+
+The loop sleeps until the earliest moment at which a session is over, but not for more than an hour.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,11 @@ class SessionExpiry:
         places: SessionPlaces,
         clock: Clock,
         end: Callable[[Session, str], Awaitable[Session | None]],
+        *,
+        history_ms: int,
     ) -> None:
+        self._history_ms = history_ms
+        self._pruned_at: float | None = None
         self._sessions = sessions
         self._places = places
         self._clock = clock
@@ -48,6 +55,7 @@ class SessionExpiry:
         while True:
             try:
                 await self.expire()
+                await self._prune()
                 due = await self._sessions.next_expiry()
             except StoreError as error:
                 _log.warning("sessions' expiry waits: %s", error.message)
@@ -66,6 +74,14 @@ class SessionExpiry:
                 await self._end(session, "It expired: its time was over.")
             elif not self._places.busy[session.id]:
                 await self._end(session, f"It expired: nobody used it for {seconds} s.")
+
+    async def _prune(self) -> None:
+        """Forget old execs, once in a while."""
+        now = self._clock.monotonic()
+        if self._pruned_at is None or now - self._pruned_at >= _LONGEST_SLEEP:
+            while await self._sessions.prune_history(used_before=self._clock.now_ms() - self._history_ms):
+                pass
+            self._pruned_at = now
 
     async def _sleep(self) -> None:
         while True:

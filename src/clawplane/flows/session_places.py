@@ -27,6 +27,7 @@ from clawplane.domain.session_ports import Conversation, Sessions
 from clawplane.domain.session_rules import NEVER_MS, caps_of
 from clawplane.domain.sessions import LiveState, Session, SessionSpec, SessionState
 from clawplane.flows import channels
+from clawplane.flows.chronicle import Chronicle
 from clawplane.flows.leases import Leases
 from clawplane.flows.under_offer import UnderOffer
 
@@ -89,7 +90,7 @@ class SessionPlaces:
         self._live: dict[str, LiveState] = {}
         self._arrivals: dict[JobId, list[asyncio.Future[None]]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writes: set[asyncio.Task[None]] = set()
+        self.chronicle = Chronicle(sessions)
         self.busy: Counter[str] = Counter()
         """Execs under way by session."""
 
@@ -189,6 +190,12 @@ class SessionPlaces:
             raise self._out_of_reach(found)
         return place
 
+    async def why_gone(self, session_id: str) -> ClawplaneError | None:
+        """Return the error of a session that has ended, None while it has not."""
+        self.forget(session_id)
+        found = await self.session(session_id)
+        return gone(found) if found is not None and found.state is SessionState.ENDED else None
+
     def _place(self, session: Session) -> Place | None:
         reached = self._leases.reach(session.job)
         return None if reached is None else Place(session, reached.connection, session.job, *reached[1:])
@@ -273,7 +280,11 @@ class SessionPlaces:
             )
             if not moved:
                 return
-        self.write(self._sessions.note(session, job, state, now=self._clock.now_ms()))
+        self.chronicle.note(session, job, state, self._clock.now_ms())
+
+    async def ending(self, session: str) -> None:
+        """Let the store know first what its runner said before."""
+        await self.chronicle.settle(session)
 
     def ended(self, session: str, job: JobId) -> None:
         """Forget it: the store knows better."""
@@ -292,33 +303,30 @@ class SessionPlaces:
             connection = self._leases.connection_to(runner)
             if connection is None:
                 break
-            asked = connection.ask(JobId(0), 0, "forget_session", _encode(ForgetSession(session=session_id)))
-            await asked.answer()
+            await self.forget_at_runner(connection, session_id)
             done.append(session_id)
         if done:
             await self._sessions.swept(runner, done)
+
+    @staticmethod
+    async def forget_at_runner(connection: RunnerConnection, session_id: str) -> None:
+        """Ask a runner to delete what it has of one session."""
+        await connection.ask(JobId(0), 0, "forget_session", _encode(ForgetSession(session=session_id))).answer()
 
     # tasks
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside whoever caused it."""
-        _start(work, self._tasks)
-
-    def write(self, work: Coroutine[Any, Any, None]) -> None:
-        """Store something that nobody waits for but readers (`settle`)."""
-        _start(work, self._writes)
-
-    async def settle(self) -> None:
-        """Wait until everything is stored that was to be stored so far."""
-        if self._writes:
-            await asyncio.gather(*self._writes, return_exceptions=True)
+        task = asyncio.create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
         """Abandon what was spawned, and store what is to be stored."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.settle()
+        await self.chronicle.settle()
 
     def _remember(self, session: Session) -> None:
         if session.state is SessionState.ENDED:
@@ -343,12 +351,6 @@ def _moved(before: int | None, after: int | None) -> bool:
     if before is None or after is None:
         return before is not after
     return abs(after - before) > _MATERIAL_MS
-
-
-def _start(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
-    task = asyncio.create_task(_logged(work))
-    among.add(task)
-    task.add_done_callback(among.discard)
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""What the leases tell of jobs, whatever their kind: `session` is the job's subject. Nothing here waits."""
+"""What the leases tell of jobs, whatever their kind: `session` is the job's subject."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class SessionWatch(Protocol):
         """Its runner said how it stands."""
         ...
 
+    async def ending(self, session: str) -> None:
+        """The job is about to be over; wait until the store knows everything that was noted of the session."""
+        ...
+
     def ended(self, session: str, job: JobId) -> None:
         """The job is over, or was taken back; the store knows what became of the session."""
         ...
@@ -42,6 +46,9 @@ class NobodyWatches:
         """Ignore it."""
 
     def noted(self, session: str, job: JobId, state: LiveState) -> None:
+        """Ignore it."""
+
+    async def ending(self, session: str) -> None:
         """Ignore it."""
 
     def ended(self, session: str, job: JobId) -> None:

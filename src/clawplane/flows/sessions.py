@@ -18,7 +18,7 @@ import msgspec
 from clawplane.domain import asks
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import NotFound, RateLimited, StaleLease, Unavailable
+from clawplane.domain.errors import ClawplaneError, Conflict, NotFound, RateLimited, StaleLease, Unavailable
 from clawplane.domain.ids import JobId, JobIds, RunnerId, new_ulid
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.runner_asks import REFUSED, ForgetWorkspace
@@ -46,14 +46,19 @@ A = TypeVar("A", bound=msgspec.Struct)
 _encode = msgspec.msgpack.Encoder().encode
 DELETED: Final = "It was deleted."
 _RETRY_SECONDS: Final = 0.1
+_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What one installation allows. `waiting` bounds the execs of one session that are under way or queued."""
+    """What one installation allows. `waiting` bounds the execs of one session that are under way or queued.
+
+    `history_days` after its last use a session's execs are forgotten.
+    """
 
     live_per_owner: int = 2000
     waiting: int = 100
+    history_days: int = 30
 
 
 class Sessions:
@@ -76,7 +81,9 @@ class Sessions:
         self._ids = ids
         self._limits = limits or SessionLimits()
         self._places = SessionPlaces(sessions, leases, wakeups, clock, ids, patience=patience)
-        self._expiry = SessionExpiry(sessions, self._places, clock, self._end)
+        self._expiry = SessionExpiry(
+            sessions, self._places, clock, self._end, history_ms=self._limits.history_days * _DAY_MS
+        )
         self._expiring: asyncio.Task[None] | None = None
         leases.watch(self._places)
 
@@ -127,7 +134,7 @@ class Sessions:
         self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
     ) -> tuple[int, list[Session]]:
         """Return the count and one page of the caller's sessions, newest first; `offset` in rows."""
-        await self._places.settle()
+        await self._places.chronicle.settle()
         return await self._sessions.page(owner=caller.owner, state=state, name=name, limit=limit, offset=offset)
 
     async def all(self, caller: Caller) -> list[Session]:
@@ -196,7 +203,11 @@ class Sessions:
         at = self._places  # the copy waits at the runner for the job that names it
         known = await at.session(source.id)
         copy = msgspec.structs.replace(copy, runner=(known or source).runner)
-        stored = await at.submit(copy, max_live=self._limits.live_per_owner)
+        try:
+            stored = await at.submit(copy, max_live=self._limits.live_per_owner)
+        except ClawplaneError:  # nobody will come for the copy
+            at.spawn(at.forget_at_runner(place.connection, copy.id))
+            raise
         self._expiry.not_later_than(stored.expires_at)
         return await self._placed(stored, copy)
 
@@ -219,7 +230,7 @@ class Sessions:
             session = await self.find(caller, session_id)
         if self._places.busy[session.id] >= self._limits.waiting:
             raise RateLimited(f"{self._limits.waiting} execs of this session are waiting.", hint="Wait for their ends.")
-        return Execution(session, request, places=self._places, sessions=self._sessions, clock=self._clock, quiet=quiet)
+        return Execution(session, request, places=self._places, clock=self._clock, quiet=quiet)
 
     async def execute(
         self, caller: Caller, session_id: str | None, request: ExecRequest
@@ -233,7 +244,7 @@ class Sessions:
     async def execs(self, caller: Caller, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:
         """Return how many execs are kept of a session, and one page of them, newest first; `offset` in rows."""
         session = await self.find(caller, session_id)
-        await self._places.settle()
+        await self._places.chronicle.settle(session.id)
         return await self._sessions.execs(session.id, limit=limit, offset=offset)
 
     async def notebook(self, caller: Caller, session_id: str) -> dict[str, object]:
@@ -273,6 +284,10 @@ class Sessions:
     async def delete_workspace(self, caller: Caller, name: str) -> None:
         """Delete a named workspace with its files; raises NotFound, Conflict while a session is attached to it."""
         found = next((item for item in await self.workspaces(caller) if item.name == name), None)
+        if found is not None and found.sessions:
+            raise Conflict(
+                f"workspace: {name!r} is attached to the session {found.sessions[0]}.", hint="Delete the session first."
+            )
         if found is None:
             raise NotFound(f"workspace: there is no workspace {name[:80]!r}.", hint="List them: GET /v1/workspaces.")
         connection = None if found.runner is None else self._leases.connection_to(RunnerId(found.runner))
@@ -280,10 +295,10 @@ class Sessions:
             raise Unavailable(
                 f"The runner {found.runner}, which has this workspace, is not connected.", hint="Start it again."
             )
-        await self._sessions.remove_workspace(caller.owner, name)
-        if connection is not None:
+        if connection is not None:  # the files first: what is not listed any more nobody could delete again
             question = ForgetWorkspace(owner=caller.owner, workspace=name)
             await connection.ask(JobId(0), 0, "forget_workspace", _encode(question)).answer()
+        await self._sessions.remove_workspace(caller.owner, name)
 
     # pieces
 

@@ -113,6 +113,7 @@ class Link:
         self._questions = Questions(asked, self._said.set)
         self._cut = asyncio.Event()
         self._greetings = 0
+        self._sending_since: float | None = None
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
@@ -237,8 +238,8 @@ class Link:
     async def _talk(self, socket: ClientConnection) -> None:
         self._cut.clear()
         self._guard()
-        await self._send(socket, self._side.hello(self._clock.monotonic()))
         async with asyncio.timeout(self._waits.welcome_within):
+            await self._send(socket, self._side.hello(self._clock.monotonic()))
             await self._read_one(socket)
         if not self._side.welcomed:
             raise LinkError("the first frame was no Welcome")
@@ -246,7 +247,13 @@ class Link:
         self._said.set()
         tasks = [
             asyncio.create_task(work)
-            for work in (self._read(socket), self._write(socket), self._beat(), self._wait_for_cut())
+            for work in (
+                self._read(socket),
+                self._write(socket),
+                self._watch_sending(),
+                self._beat(),
+                self._wait_for_cut(),
+            )
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -299,8 +306,19 @@ class Link:
         await self._send(socket, frame)
 
     async def _send(self, socket: ClientConnection, frame: RunnerFrame) -> None:
-        async with asyncio.timeout(self._waits.send_within):
-            await socket.send(self._codec.encode(frame))
+        self._sending_since = asyncio.get_running_loop().time()
+        await socket.send(self._codec.encode(frame))
+        self._sending_since = None
+
+    async def _watch_sending(self) -> None:
+        """Give a connection up whose other end does not read; frames are sent without a timer each."""
+        within, clock = self._waits.send_within, asyncio.get_running_loop().time
+        while True:
+            since = self._sending_since
+            left = within if since is None else since + within - clock()
+            if left <= 0:
+                raise LinkError("the control plane does not read what it is sent")
+            await asyncio.sleep(left)
 
     async def _beat(self) -> None:
         while True:

@@ -40,6 +40,7 @@ class Outbox:
         self._fed_room = asyncio.Event()
         self._fed_room.set()
         self._filled = asyncio.Event()
+        self._sending_since: float | None = None
         self.closing: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
         """Set once, with the close code and the reason; the first reason counts."""
         self.questions = AskedQuestions(self.put, self._fed_room.wait)
@@ -110,15 +111,17 @@ class Outbox:
             return data
         return None
 
-    async def write(self, send: Callable[[bytes], Awaitable[None]], *, within: float) -> None:
-        """Pass what is queued to `send` for ever; one frame that takes longer than `within` seconds ends the link."""
+    def stuck(self, now: float, within: float) -> float:
+        """Return in how many seconds a frame that is being sent takes too long; `within` when none is being sent."""
+        return within if self._sending_since is None else self._sending_since + within - now
+
+    async def write(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        """Pass what is queued to `send` for ever; whoever watches `stuck` ends a link whose other end does not read."""
+        clock = asyncio.get_running_loop().time
         while True:
             while (data := self._next()) is not None:
-                try:
-                    async with asyncio.timeout(within):
-                        await send(data)
-                except TimeoutError:
-                    self.end(POLICY, "the runner does not read what it is sent")
-                    return
+                self._sending_since = clock()
+                await send(data)
+                self._sending_since = None
             self._filled.clear()
             await self._filled.wait()

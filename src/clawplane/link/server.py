@@ -22,7 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from clawplane.domain.clock import Clock, SystemClock
 from clawplane.domain.errors import ClawplaneError, StoreError, Unavailable
-from clawplane.domain.ids import JobId, is_ulid
+from clawplane.domain.ids import JobId, RunnerId, is_ulid
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, Claim, RunnerRecord
 from clawplane.domain.ports import Dispatch
 from clawplane.domain.sessions import LiveState
@@ -54,10 +54,16 @@ from clawplane.link.frames import (
 from clawplane.link.lanes import Lanes
 from clawplane.link.outbox import DEFECT, POLICY, TRY_AGAIN, Outbox
 
-Authenticate = Callable[[str], Awaitable[bool]]
-"""Tell whether a token may run jobs; the empty string stands for no token."""
+Authenticate = Callable[[str], Awaitable[str | None]]
+"""Return the id of the key that a token is, None when it may not run jobs; the empty string stands for no token."""
+Belongs = Callable[[str, RunnerId], Awaitable[bool]]
+"""Tell whether a runner's id belongs to a key (by the key's id); an id that is new belongs to whoever says it first."""
 
 _LONGEST_REASON = 600
+_NOT_YOURS = (
+    "the runner id {0} belongs to another key; use that one, or make a new one for it on the control plane with "
+    "`clawplane keys create --scope runner --runner {0}`"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -81,12 +87,13 @@ class LinkLimits:
 def link_endpoint(
     dispatch: Dispatch,
     authenticate: Authenticate,
+    belongs: Belongs,
     *,
     clock: Clock | None = None,
     limits: LinkLimits | None = None,
 ) -> Callable[[WebSocket], Awaitable[None]]:
     """Return the endpoint for /v1/runner/link; the HTTP server must let messages of frames.MAX_FRAME bytes through."""
-    endpoint = _Endpoint(dispatch, authenticate, clock or SystemClock(), limits or LinkLimits())
+    endpoint = _Endpoint(dispatch, authenticate, belongs, clock or SystemClock(), limits or LinkLimits())
 
     async def serve(socket: WebSocket) -> None:
         await endpoint.serve(socket)
@@ -95,16 +102,20 @@ def link_endpoint(
 
 
 class _Endpoint:
-    def __init__(self, dispatch: Dispatch, authenticate: Authenticate, clock: Clock, limits: LinkLimits) -> None:
+    def __init__(
+        self, dispatch: Dispatch, authenticate: Authenticate, belongs: Belongs, clock: Clock, limits: LinkLimits
+    ) -> None:
         self._dispatch = dispatch
         self._authenticate = authenticate
+        self._belongs = belongs
         self._clock = clock
         self._limits = limits
         self._codec = Codec()
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one runner until either end leaves."""
-        if not await self._authenticate(_bearer(socket)):
+        key = await self._authenticate(_bearer(socket))
+        if key is None:
             await socket.close()  # before it was accepted: HTTP 403
             return
         await socket.accept()
@@ -112,6 +123,10 @@ class _Endpoint:
             async with asyncio.timeout(self._limits.hello_within):
                 frame, _ = await self._read(socket)
             hello = _checked_hello(frame)
+            if not await self._belongs(key, hello.runner):
+                raise LinkError(_NOT_YOURS.format(hello.runner))
+        except (StoreError, Unavailable) as error:
+            await self._close(socket, TRY_AGAIN, error.message)
         except WebSocketDisconnect:
             return
         except TimeoutError:
@@ -136,8 +151,9 @@ class _Endpoint:
             link.put(welcome, first=True)
             conversation = _Conversation(hello, link, self._dispatch)
             for work in (
-                link.write(socket.send_bytes, within=limits.send_within),
+                link.write(socket.send_bytes),
                 self._listen(socket, conversation, lanes),
+                self._watch(link, conversation),
             ):
                 tasks.append(asyncio.create_task(_guarded(link, work)))
             await asyncio.wait([link.closing])
@@ -154,17 +170,29 @@ class _Endpoint:
             await lanes.finish(within=limits.close_within)
 
     async def _listen(self, socket: WebSocket, conversation: _Conversation, lanes: Lanes) -> None:
-        silence = self._limits.silence_ms * 2 / 1000
+        clock = asyncio.get_running_loop().time
         while True:
-            try:
-                async with asyncio.timeout(silence):
-                    frame, size = await self._read(socket)
-            except TimeoutError:
-                raise LinkError(f"nothing was heard for {silence:g} s") from None
+            conversation.reading_since = clock()
+            frame, size = await self._read(socket)
+            conversation.reading_since = None
             if isinstance(frame, Told | Answered | Failed | Took):
                 conversation.hear(frame)  # whoever asked must not wait for anybody's batches
             else:
                 await lanes.submit(_lane(frame), size, conversation.handling(frame))
+
+    async def _watch(self, link: Outbox, conversation: _Conversation) -> None:
+        """End a link that is silent, or whose other end does not read; frames pass without a timer each."""
+        silence, within = self._limits.silence_ms * 2 / 1000, self._limits.send_within
+        clock = asyncio.get_running_loop().time
+        while True:
+            now, since = clock(), conversation.reading_since
+            left = silence if since is None else since + silence - now
+            if left <= 0:
+                raise LinkError(f"nothing was heard for {silence:g} s")
+            stuck = link.stuck(now, within)
+            if stuck <= 0:
+                raise LinkError("the runner does not read what it is sent")
+            await asyncio.sleep(min(left, stuck))
 
     async def _read(self, socket: WebSocket) -> tuple[RunnerFrame, int]:
         message = await socket.receive()
@@ -207,6 +235,8 @@ class _Conversation:
         self._runner = hello.runner
         self._link = link
         self._dispatch = dispatch
+        self.reading_since: float | None = asyncio.get_running_loop().time()
+        """Since when the next frame is waited for; None while one is taken in."""
 
     def hear(self, frame: AskFrame) -> None:
         """Pass a word about a question on; raises LinkError when the runner breaks the rules."""

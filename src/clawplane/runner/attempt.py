@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from clawplane.domain.batches import ERROR
 from clawplane.domain.errors import NotImplementedHere
@@ -27,7 +26,6 @@ from clawplane.runner.jobs.job import Answering, CannotPrepare, Job
 from clawplane.runner.shipping import LeaseLost, Shipper
 
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
 
 _End = Literal["drop", "cancel", "give_back"]
 
@@ -48,15 +46,17 @@ class Attempt:
         self.shipper = shipper
         self._job = job
         self._ends = ends
-        self._confirmed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._confirmed: asyncio.Future[None] = loop.create_future()
         self._ending: _End | None = None
-        self._interrupt = asyncio.Event()
+        self._interrupted: asyncio.Future[None] = loop.create_future()
         self._running = False
 
     def confirmed(self) -> None:
         """The lease is ours."""
         self.shipper.open()
-        self._confirmed.set()
+        if not self._confirmed.done():
+            self._confirmed.set_result(None)
 
     def drop(self) -> None:
         """The lease is not ours: kill, and say nothing more."""
@@ -107,10 +107,10 @@ class Attempt:
         preparing = asyncio.create_task(self._job.prepare())
         try:
             begins_offered = isinstance(self._job, Answering)
-            if not begins_offered and not await self._unless_ended(self._confirmed.wait):
+            if not begins_offered and not await self._unless_ended(self._confirmed):
                 return self._ended_early()
             try:
-                if not await self._unless_ended(lambda: _result(preparing)):
+                if not await self._unless_ended(preparing):
                     return self._ended_early()
             except CannotPrepare as problem:
                 self.shipper.say(f"SYSTEM: {problem}", ERROR)
@@ -122,19 +122,13 @@ class Attempt:
             await asyncio.gather(preparing, return_exceptions=True)
             await self._job.close()
 
-    async def _unless_ended(self, work: Callable[[], Coroutine[None, None, object]]) -> bool:
+    async def _unless_ended(self, work: asyncio.Future[None]) -> bool:
         """Wait for `work`; False when the attempt was ended from outside first. Raises what the work raises."""
-        tasks = [asyncio.ensure_future(work()), asyncio.ensure_future(self._interrupt.wait())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if self._ending is not None:
-                return False
-            tasks[0].result()
-            return True
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait([work, self._interrupted], return_when=asyncio.FIRST_COMPLETED)
+        if self._ending is not None:
+            return False
+        work.result()
+        return True
 
     def _ended_early(self) -> Outcome | None:
         if self._ending == "drop":
@@ -145,11 +139,8 @@ class Attempt:
         # the strongest word counts: a lease that is lost is reported by nobody
         if self._ending != "drop" and (self._ending is None or how != "cancel"):
             self._ending = how
-        self._interrupt.set()
-
-
-async def _result(task: asyncio.Task[_T]) -> _T:
-    return await asyncio.shield(task)
+        if not self._interrupted.done():
+            self._interrupted.set_result(None)
 
 
 def _setup(message: str) -> Outcome:

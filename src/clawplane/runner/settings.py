@@ -55,7 +55,7 @@ class RunnerSettings:
     """Offer code sessions; needs a sandbox."""
     session_slots: int = 64
     """Live sessions at once, frozen ones included."""
-    session_pool: int = 2
+    session_pool: int = 4
     """Ready sandboxes kept for each profile in `session_ready`; 0 = none."""
     session_profiles: tuple[Profile, ...] = ("bare", "data", "full")
     """What is offered; all but `bare` are installed in the background at the first start."""

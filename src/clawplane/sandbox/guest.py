@@ -122,10 +122,13 @@ class GuestProcess(Process):
 
     async def _read_reports(self) -> None:
         while True:
-            await readable(self._channel.fileno())
-            message, descriptors, _flags, _address = socket.recv_fds(
-                self._channel, report.LARGEST, report.MOST_DESCRIPTORS
-            )
+            try:
+                message, descriptors, _flags, _address = socket.recv_fds(
+                    self._channel, report.LARGEST, report.MOST_DESCRIPTORS
+                )
+            except BlockingIOError:
+                await readable(self._channel.fileno())
+                continue
             if not message:
                 return
             kind, content = message[:1], message[1:]

@@ -146,17 +146,22 @@ class Sandbox:
         program = Script(script, tuple(arguments), interpreter, tuple(site_directories))
         return await self._start(zygote, policy, program)
 
-    async def open_resident(self, zygote: Zygote, policy: Policy) -> Resident:
+    async def open_resident(
+        self, zygote: Zygote, policy: Policy, *, meanwhile: Callable[[Resident], None] = lambda resident: None
+    ) -> Resident:
         """Fork the zygote into a sandbox that stays until it is closed; members are started in it later.
 
         Of the limits, wall bounds its whole life and processes all its members; output and grace mean nothing.
+        `meanwhile` is called before set-up, when members can be asked for already: they start right after it.
         Raises ResidentError with the reason when it cannot be set up.
         """
 
         def follower(seat: _Seat) -> Resident:
-            return Resident(
+            resident = Resident(
                 policy, seat.channel, seat.group, self._executor, identity=seat.identity, recipe=zygote.recipe
             )
+            meanwhile(resident)
+            return resident
 
         resident = await self._launch(zygote, policy, Residence(), follower)
         try:

@@ -47,7 +47,9 @@ SEALED: Final = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV
 
 _CLONE_VM: Final = 0x100
 _CLONE_NEWUSER: Final = 0x10000000
-_HELPER_STACK: Final = 64 * 1024
+_HELPER_STACK: Final = 8 * 1024
+_Stack = ctypes.c_char * _HELPER_STACK
+_PAUSE: Final = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p)
 
 
 def mount(source: str, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
@@ -120,17 +122,16 @@ def idmap_descriptor(disk: tuple[int, int], shown: tuple[int, int]) -> int:
 
     Needs the rights of host root. The caller closes it.
     """
-    stack = ctypes.create_string_buffer(_HELPER_STACK)
+    stack = _Stack()
     top = (ctypes.addressof(stack) + _HELPER_STACK - 64) & ~0xF
-    library = ctypes.CDLL(None)
-    sleeper = ctypes.cast(library.pause, ctypes.c_void_p)
     flags = _CLONE_VM | _CLONE_NEWUSER | signal.SIGCHLD
-    child = libc.call("clone", sleeper, ctypes.c_void_p(top), flags, None, what="clone for an owner translation")
+    child = libc.call("clone", _PAUSE, ctypes.c_void_p(top), flags, None, what="clone for an owner translation")
     try:
+        seen = _seen_by_proc(child)
         for name, inside, outside in (("uid_map", disk[0], shown[0]), ("gid_map", disk[1], shown[1])):
-            with open(f"/proc/{_seen_by_proc(child)}/{name}", "wb", buffering=0) as file:
+            with open(f"/proc/{seen}/{name}", "wb", buffering=0) as file:
                 file.write(f"{inside} {outside} 1\n".encode())
-        return os.open(f"/proc/{_seen_by_proc(child)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(f"/proc/{seen}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.kill(child, signal.SIGKILL)
         try:

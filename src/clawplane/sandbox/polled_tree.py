@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -79,8 +80,8 @@ class PolledTree:
             return
         largest = max(self._members()[1:], key=lambda member: _memory_of(member.pid), default=None)
         if largest is not None:
+            self._relieved += 1  # before it ends, which another thread hears of and asks why
             _send(largest, signal.SIGKILL)
-            self._relieved += 1
 
     def oom_kills(self) -> int:
         """Return how many processes `relieve` has killed."""
@@ -90,9 +91,12 @@ class PolledTree:
         """Tell whether a process of the tree is alive; zombies do not count."""
         return bool(self._members())
 
-    def part(self, pid: int, others: Collection[int]) -> PolledPart:
-        """Return the part below `pid`, a process of the tree; `others` are pids of parts that never belong to it."""
-        return PolledPart(self, pid, others)
+    def part(self, pid: int, since: int, others: Collection[int]) -> PolledPart:
+        """Return the part below `pid`, a process of the tree that was started at `since` (see `ticks`) or later.
+
+        `others` are pids of parts that never belong to it.
+        """
+        return PolledPart(self, pid, since, others)
 
     def members(self) -> list[_Member]:
         """Return the living processes of the tree, the first one first and parents before children."""
@@ -133,11 +137,12 @@ class PolledTree:
 class PolledPart:
     """One process of a polled tree and what may descend from it."""
 
-    def __init__(self, tree: PolledTree, pid: int, others: Collection[int]) -> None:
+    def __init__(self, tree: PolledTree, pid: int, since: int, others: Collection[int]) -> None:
         """`others` is read anew by every call."""
         self._tree = tree
         self._others = others
         self._top = _member(pid)
+        self._since = self._top.started if self._top is not None else since  # it may have ended, but not what it left
 
     def kill(self) -> None:
         """Stop the whole part, so that nothing new comes out of it, and send SIGKILL; call again while `populated`."""
@@ -159,18 +164,24 @@ class PolledPart:
 
     def _members(self) -> list[_Member]:
         present = self._tree.members()
-        if self._top is None or not present:
+        if not present:
             return []
         first = present[0]
         inside: set[int] = set()
         found = []
         for member in present[1:]:
-            own = member.pid == self._top.pid and member.started == self._top.started
-            orphan = member.parent == first.pid and member.started >= self._top.started
+            top = self._top
+            own = top is not None and (member.pid, member.started) == (top.pid, top.started)
+            orphan = member.parent == first.pid and member.started >= self._since
             if own or member.parent in inside or (orphan and member.pid not in self._others):
                 inside.add(member.pid)
                 found.append(member)
         return found
+
+
+def ticks() -> int:
+    """Return the time in which /proc tells when a process was started."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def _member(pid: int) -> _Member | None:

@@ -17,7 +17,10 @@ names                                   named
 save                   a file           saved
 restore                a file           restored
 forget                                  forgotten
-An interrupt is SIGINT. An interpreter says ready when it can take the first request, and ends when its socket closes.
+calm                                    calmed
+An interrupt is SIGINT, sent after the run that it is for; it strikes even when that has not begun. After a run that one
+was sent to, calm makes sure that one which came too late does not strike the next. An interpreter says ready when it
+can take the first request, and ends when its socket closes.
 A waiting copy ends when its socket closes. Streams are apart: descriptors 1 and 2 are flushed before done is sent.
 An error's traceback is in done, and not printed to stderr.
 
@@ -43,7 +46,7 @@ MAIN: Final = ""
 """The context that is a session's own."""
 HEADER: Final = 4
 
-Op = Literal["run", "copy", "resume", "names", "save", "restore", "forget"]
+Op = Literal["run", "copy", "resume", "names", "save", "restore", "forget", "calm"]
 Purpose = Literal["undo", "branch"]
 Kind = Literal["result", "display", "update"]
 Status = Literal["ok", "error", "exited"]
@@ -154,7 +157,15 @@ class Forgotten:
     nonce: str
 
 
-FromGuest = Ready | Shown | Cleared | Done | Copied | Named | Kept | Forgotten
+@dataclass(frozen=True, slots=True)
+class Calmed:
+    """No interrupt that was sent before waits any more."""
+
+    id: str
+    nonce: str
+
+
+FromGuest = Ready | Shown | Cleared | Done | Copied | Named | Kept | Forgotten | Calmed
 
 
 def request(op: Op, number: str, nonce: str, **members: str | float) -> bytes:
@@ -232,6 +243,8 @@ def parse(body: bytes) -> FromGuest:
             return Kept(members.text("id"), members.text("nonce"), op, members.texts("names"), lost)
         case "forgotten":
             return Forgotten(members.text("id"), members.text("nonce"))
+        case "calmed":
+            return Calmed(members.text("id"), members.text("nonce"))
         case unknown:
             raise MalformedFrame(f"a frame has the unknown op {unknown[:40]!r}")
 

@@ -1,15 +1,16 @@
 """Say in bytes what a child of a zygote or resident shall become; written by the supervisor, read by it alone.
 
-The bytes travel in a memory file, so that a zygote, which outlives its guests and is copied into each, never holds the
+The bytes are Python's own compact form, which one call in C reads: each page that a fork touches is copied. They
+travel in a memory file, so that a zygote, which outlives its guests and is copied into each, never holds the
 environment of any of them.
 """
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from clawplane.sandbox.identity import Identity
@@ -72,65 +73,69 @@ class Request:
 _MOUNTS: Final[Mapping[str, type[Mount]]] = {
     each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay, Link)
 }
+_VERSION: Final = 4
+"""Of the format: every Python since 3.4 reads it, and a profile's need not be the runner's."""
 _PROGRAMS: Final[Mapping[str, type[Program]]] = {
     each.__name__: each for each in (Command, Script, Residence, Interpreter)
 }
 
 
 def encode(request: Request) -> bytes:
-    """Write `request` as JSON; text that is not valid Unicode survives."""
+    """Write `request`; text that is not valid Unicode survives."""
     policy = request.policy
-    return json.dumps(
+    return marshal.dumps(
         {
-            "mounts": [[type(each).__name__, asdict(each)] for each in policy.mounts],
+            "mounts": [(type(each).__name__, _values(each)) for each in policy.mounts],
             "environment": dict(policy.environment),
             "working_directory": policy.working_directory,
-            "limits": asdict(policy.limits),
+            "limits": _values(policy.limits),
             "listeners": [[each.host, each.port] for each in policy.listeners],
             "host_name": policy.host_name,
             "names": dict(policy.names),
             "network": policy.network,
-            "program": [type(request.program).__name__, asdict(request.program)],
-            "identity": asdict(request.identity),
+            "program": [type(request.program).__name__, _values(request.program)],
+            "identity": _values(request.identity),
             "cgroups": request.cgroups,
-        }
-    ).encode("ascii")
+        },
+        _VERSION,
+    )
 
 
 def decode(data: bytes) -> Request:
     """Read what `encode` wrote."""
-    raw: dict[str, Any] = json.loads(data)
+    raw: dict[str, Any] = marshal.loads(data)
     return Request(
         policy=Policy(
-            mounts=tuple(_MOUNTS[name](**fields) for name, fields in raw["mounts"]),
+            mounts=tuple(_MOUNTS[name](*values) for name, values in raw["mounts"]),
             environment=raw["environment"],
             working_directory=raw["working_directory"],
-            limits=Limits(**raw["limits"]),
+            limits=Limits(*raw["limits"]),
             listeners=tuple(Listener(host, port) for host, port in raw["listeners"]),
             host_name=raw["host_name"],
             names=raw["names"],
             network=raw["network"],
         ),
         program=_program(*raw["program"]),
-        identity=Identity(**raw["identity"]),
+        identity=Identity(*raw["identity"]),
         cgroups=raw["cgroups"],
     )
 
 
 def encode_start(start: Start) -> bytes:
-    """Write what a member of a resident shall run, as JSON."""
-    return json.dumps(
+    """Write what a member of a resident shall run."""
+    return marshal.dumps(
         {
-            "program": [type(start.program).__name__, asdict(start.program)],
+            "program": [type(start.program).__name__, _values(start.program)],
             "environment": dict(start.environment),
             "working_directory": start.working_directory,
-        }
-    ).encode("ascii")
+        },
+        _VERSION,
+    )
 
 
 def decode_start(data: bytes) -> Start:
     """Read what `encode_start` wrote."""
-    raw: dict[str, Any] = json.loads(data)
+    raw: dict[str, Any] = marshal.loads(data)
     return Start(_program(*raw["program"]), raw["environment"], raw["working_directory"])
 
 
@@ -141,6 +146,10 @@ def memory_file(content: bytes) -> int:
     return descriptor
 
 
-def _program(kind: str, fields: dict[str, Any]) -> Program:
-    values: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()}
-    return _PROGRAMS[kind](**values)
+def _program(kind: str, values: Sequence[Any]) -> Program:
+    return _PROGRAMS[kind](*values)
+
+
+def _values(each: Mount | Program | Limits | Identity) -> tuple[Any, ...]:
+    """Return the members of a data class in their order."""
+    return tuple(getattr(each, name) for name in each.__dataclass_fields__)

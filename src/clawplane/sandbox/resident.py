@@ -38,6 +38,7 @@ from clawplane.sandbox.inside import orders, report
 from clawplane.sandbox.inside.orders import Order
 from clawplane.sandbox.member import Member, MemberEnd, MemberReason, Part, close_all
 from clawplane.sandbox.policy import EndReason, Policy, Verdict
+from clawplane.sandbox.polled_tree import ticks
 from clawplane.sandbox.readiness import readable, writable
 from clawplane.sandbox.request import Command, Interpreter, Program, Start, encode_start, memory_file
 from clawplane.sandbox.zygote import Recipe
@@ -243,7 +244,7 @@ class Resident(GuestProcess):
     async def _order(self, kind: bytes, detail: int, descriptors: Sequence[int], part: Part | None) -> Member:
         """Give one order and wait for the member it leads to."""
         await self._wake()
-        number = next(self._numbers)
+        number, since = next(self._numbers), ticks()
         answer: asyncio.Future[Member] = self._loop.create_future()
         self._waiting[number] = answer
         try:
@@ -259,7 +260,7 @@ class Resident(GuestProcess):
             raise
         finally:
             del self._waiting[number]
-        member.part = part or self._walked(member)
+        member.part = part or self._walked(member, since)
         return member
 
     async def _send_order(self, message: bytes, descriptors: Sequence[int]) -> None:
@@ -336,9 +337,9 @@ class Resident(GuestProcess):
         """Let one thing at a time make or strike processes, where who belongs together is found by looking."""
         return self._births if self._group.tree is not None else contextlib.nullcontext()
 
-    def _walked(self, member: Member) -> Part | None:
+    def _walked(self, member: Member, since: int) -> Part | None:
         tree = self._group.tree
-        return tree.part(member.host_pid, self._host_pids) if tree is not None else None
+        return tree.part(member.host_pid, since, self._host_pids) if tree is not None else None
 
     async def _wake(self) -> None:
         if self._frozen:

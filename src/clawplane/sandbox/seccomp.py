@@ -98,6 +98,12 @@ class UnsupportedMachineError(Exception):
     """There is no system call table for this processor architecture."""
 
 
+class _Described(ctypes.Structure):
+    """What the kernel calls struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
 class _Instruction(NamedTuple):
     code: int
     operand: int
@@ -185,11 +191,7 @@ def install(program: bytes) -> None:
 
     Raises OSError when the kernel refuses, which must end the child: nothing may run unfiltered.
     """
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
-
-    described = Program(len(program) // 8, program)  # keeps `program` alive across the call
+    described = _Described(len(program) // 8, program)  # keeps `program` alive across the call
     zero = ctypes.c_ulong(0)
     libc.call("prctl", 38, ctypes.c_ulong(1), zero, zero, zero, what="prctl(PR_SET_NO_NEW_PRIVS)")
     libc.call("prctl", 22, ctypes.c_ulong(2), ctypes.byref(described), zero, zero, what="prctl(PR_SET_SECCOMP)")

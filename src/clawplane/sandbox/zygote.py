@@ -128,17 +128,25 @@ class Zygote:
         words = os.memfd_create("zygote-stderr", os.MFD_CLOEXEC)
         loop = asyncio.get_running_loop()
         try:
-            process = await loop.run_in_executor(self._executor, self._spawn, theirs, words)
-        except OSError as problem:
+            process = await self._spawned(theirs, words)
+        except BaseException as problem:
             ours.close()
             os.close(words)
-            raise ZygoteError(f"cannot start {self.recipe.python}: {problem.strerror}") from problem
+            if isinstance(problem, OSError):
+                raise ZygoteError(f"cannot start {self.recipe.python}: {problem.strerror}") from problem
+            raise
         finally:
             theirs.close()
         try:
             answer = await asyncio.wait_for(self._converse(ours), _START_SECONDS)
         except (OSError, TimeoutError) as problem:
             answer = {"failed": f"{problem or 'no answer'}"}
+        except BaseException:  # nobody waits for it any more
+            process.kill()
+            process.wait()
+            ours.close()
+            os.close(words)
+            raise
         if "failed" in answer:
             process.kill()
             await loop.run_in_executor(self._executor, process.wait)
@@ -148,6 +156,18 @@ class Zygote:
             raise ZygoteError(f"zygote {self.recipe.key} did not start: {answer['failed']}{said}".rstrip())
         os.close(words)
         return _Incarnation(process, ours, os.pidfd_open(process.pid), answer)
+
+    async def _spawned(self, control: socket.socket, words: int) -> subprocess.Popen[bytes]:
+        """Start the process in a thread; when nobody waits for it any more, end it again."""
+        spawning = asyncio.get_running_loop().run_in_executor(self._executor, self._spawn, control, words)
+        try:
+            return await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                process = await spawning
+                process.kill()
+                process.wait()
+            raise
 
     def _spawn(self, control: socket.socket, words: int) -> subprocess.Popen[bytes]:
         self._staging.mkdir(mode=0o755, exist_ok=True)

@@ -9,6 +9,7 @@ import msgspec
 
 from clawplane.domain.access import ApiKey, Scope
 from clawplane.domain.errors import ClawplaneError, Conflict
+from clawplane.domain.ids import RunnerId
 from clawplane.store.database import Database, Row, Transaction, first
 
 _to_json = msgspec.json.Encoder().encode
@@ -18,6 +19,11 @@ _scopes = msgspec.json.Decoder(frozenset[Scope]).decode
 class _Revocation(NamedTuple):
     key_id: str
     now: int
+
+
+class _Belonging(NamedTuple):
+    runner: str
+    key: str
 
 
 class _Setting(NamedTuple):
@@ -53,8 +59,24 @@ async def set_once(tx: Transaction, items: Sequence[_Setting]) -> list[str]:
     return kept
 
 
+async def claim(tx: Transaction, items: Sequence[_Belonging]) -> list[str]:
+    """Bind runners to keys unless they are bound; return the keys that they are bound to."""
+    holders = []
+    for runner, key in items:
+        await tx.execute("bind_runner_once", {"runner": runner, "key": key})
+        ((holder,),) = await tx.fetch("key_of_runner", {"runner": runner})
+        holders.append(holder)
+    return holders
+
+
+async def give(tx: Transaction, items: Sequence[_Belonging]) -> list[None]:
+    """Bind runners to keys, whatever they are bound to."""
+    await tx.many("give_runner", [(runner, key) for runner, key in items])
+    return [None] * len(items)
+
+
 class SqlKeys:
-    """API keys and settings; see ports.Keys."""
+    """API keys, runners that belong to them, and settings; see key_ports.KeyStore."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -83,6 +105,14 @@ class SqlKeys:
     async def revoke(self, key_id: str, *, now: int) -> bool:
         """Revoke a key; False when there is none with this id."""
         return await self._database.write(revoke, _Revocation(key_id, now))
+
+    async def claim_runner(self, runner: RunnerId, key_id: str) -> str:
+        """Return the id of the key that a runner's id belongs to, which is `key_id` if it had none."""
+        return await self._database.write(claim, _Belonging(runner, key_id))
+
+    async def give_runner(self, runner: RunnerId, key_id: str) -> None:
+        """Let a runner's id belong to this key from now on."""
+        await self._database.write(give, _Belonging(runner, key_id))
 
     async def setting(self, name: str) -> str | None:
         """Return a value that this installation keeps."""

@@ -57,18 +57,19 @@ async def pick(tx: Transaction, wants: Sequence[Want], places: dict[JobId, int] 
             reaching.append(want)
     picks: list[Pick] = []
     for caps, of_caps in by_caps.items():
-        picks += await _pick_in_turn(tx, caps, _seats(of_caps))
+        picks += await _pick_in_turn(tx, caps, of_caps)
     if reaching:
         picks += await _pick_by_reach(tx, reaching, {} if places is None else places)
     return picks
 
 
-async def _pick_in_turn(tx: Transaction, caps: str, seats: Sequence[RunnerId]) -> list[Pick]:
-    picked = [Pick(*(*row, caps)) for row in await tx.fetch("pick_ready", {"caps": caps, "count": len(seats)})]
+async def _pick_in_turn(tx: Transaction, caps: str, wants: Sequence[Want]) -> list[Pick]:
+    most = sum(want.count for want in wants)
+    picked = [Pick(*(*row, caps)) for row in await tx.fetch("pick_ready", {"caps": caps, "count": most})]
     if picked:
         last = picked[-1]
         await tx.execute("delete_ready_upto", {"caps": caps, "ready_at": last.ready_at, "job": last.job})
-    for each, runner in zip(picked, seats, strict=False):
+    for each, runner in zip(picked, _seats(wants, len(picked)), strict=False):
         each.runner = runner
     return picked
 
@@ -123,11 +124,11 @@ async def number(tx: Transaction, picks: Sequence[Pick]) -> list[Offer]:
     ]
 
 
-def _seats(wants: Sequence[Want]) -> list[RunnerId]:
-    """Return the runners in the order in which they get jobs: in turn, while they want more."""
+def _seats(wants: Sequence[Want], enough: int) -> list[RunnerId]:
+    """Return the runners in the order in which they get jobs: in turn, while they want more, for `enough` jobs."""
     left = [(want.runner, want.count) for want in wants]
     seats: list[RunnerId] = []
-    while left:
+    while left and len(seats) < enough:
         seats += [runner for runner, _ in left]
         left = [(runner, count - 1) for runner, count in left if count > 1]
     return seats

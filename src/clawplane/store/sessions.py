@@ -63,6 +63,11 @@ class _Use(NamedTuple):
     now: int
 
 
+class _Old(NamedTuple):
+    sessions: tuple[str, ...]
+    before: int
+
+
 class _OfOwner(NamedTuple):
     owner: str
     name: str
@@ -74,15 +79,22 @@ class _Swept(NamedTuple):
 
 
 async def create(tx: Transaction, items: Sequence[_Create]) -> list[Session | ClawplaneError]:
-    """Store sessions and queue their jobs."""
-    return [await _create(tx, *item) for item in items]
+    """Store sessions and queue their jobs; an owner's sessions are counted once, however many are in the batch."""
+    live: dict[str, int] = {}
+    results: list[Session | ClawplaneError] = []
+    for session, job, max_live in items:
+        if session.owner not in live:
+            ((live[session.owner],),) = await tx.fetch("count_live_sessions", {"owner": session.owner})
+        result = await _create(tx, session, job, live[session.owner], max_live)
+        live[session.owner] += isinstance(result, Session) and result.id == session.id
+        results.append(result)
+    return results
 
 
-async def _create(tx: Transaction, session: Session, job: NewJob, max_live: int) -> Session | ClawplaneError:
+async def _create(tx: Transaction, session: Session, job: NewJob, live: int, max_live: int) -> Session | ClawplaneError:
     name, workspace = session.options.name, session.options.workspace
     if name and (row := await first(tx.fetch("live_session_of_name", {"owner": session.owner, "name": name}))):
         return _session(row)
-    ((live,),) = await tx.fetch("count_live_sessions", {"owner": session.owner})
     if live >= max_live:
         return ConcurrencyLimited(
             f"You have {live} sessions, which is the limit.", hint="Delete some with DELETE /v1/sessions/{id}."
@@ -185,6 +197,12 @@ async def _use(tx: Transaction, session_id: str, now: int, count: int) -> None:
         await tx.execute("use_session", {"now": now, "count": count, "expires_at": expires_at, "id": session_id})
 
 
+async def prune_history(tx: Transaction, items: Sequence[_Old]) -> list[None]:
+    """Forget the execs of sessions, unless one was used meanwhile."""
+    await tx.many("prune_old_execs", [(session, item.before) for item in items for session in item.sessions])
+    return [None] * len(items)
+
+
 async def remove_workspace(tx: Transaction, items: Sequence[_OfOwner]) -> list[Workspace | ClawplaneError | None]:
     """Forget workspaces that nobody uses."""
     results: list[Workspace | ClawplaneError | None] = []
@@ -283,6 +301,18 @@ class SqlSessions:
             return count, [_record(body) for (body,) in rows]
 
         return await self._database.read(view)
+
+    async def prune_history(self, *, used_before: int, limit: int = 100) -> bool:
+        """Forget the execs of some sessions that nobody has used since; True when there are more of them."""
+
+        async def view(tx: Transaction) -> list[str]:
+            rows = await tx.fetch("sessions_with_old_execs", {"before": used_before, "limit": limit})
+            return [session for (session,) in rows]
+
+        found = await self._database.read(view)
+        if found:
+            await self._database.write(prune_history, _Old(tuple(found), used_before))
+        return len(found) == limit
 
     async def expired(self, *, now: int, limit: int = 100) -> list[Session]:
         """Return sessions that have not ended and whose time is over."""

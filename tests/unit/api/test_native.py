@@ -230,3 +230,17 @@ async def test_a_signed_link_never_leads_where_the_host_header_points(tmp_path: 
             answer = await client.get(f"/api/v2/worker-runs/{run}/log", headers=headers)
     assert answer.json()["data"]["all_logs_url"].startswith("http://plane.test/v1/downloads/")
     assert "evil" not in answer.text
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_a_number_that_json_does_not_have_is_refused_by_the_name_of_its_field(
+    tmp_path: Path, number: str
+) -> None:
+    content = b'{"name": "k", "scopes": ["read"], "expires_at": %s}' % number.encode()
+    async with plane(tmp_path) as here, here.client() as client:
+        answer = await client.post("/v1/keys", content=content)
+        sandbox = await client.post("/sandboxes", content=b'{"templateID": "bare", "timeout": %s}' % number.encode())
+    assert answer.status_code == 422
+    assert "expires_at" in answer.json()["message"]
+    assert sandbox.status_code == 400
+    assert sandbox.json()["message"].startswith("timeout: ")

@@ -447,6 +447,20 @@ async def test_a_branch_is_a_session_of_its_own_on_the_same_runner(bench: Bench)
     assert (spec.branch_of, spec.resume) == (session, False)
 
 
+async def test_a_copy_that_becomes_no_session_is_dropped_by_its_runner(tmp_path: Path) -> None:
+    async with opened(tmp_path, session_limits=SessionLimits(live_per_owner=1)) as bench:
+        session = await bench.session()
+        await bench.lives(session)
+        await bench.post(f"/v1/sessions/{session}/branch", 429)
+
+        async def dropped() -> bool:
+            return bench.host.asked[-1][0] == "forget_session"
+
+        await bench.until(dropped)
+        (_, branch), (_, forgotten) = bench.host.asked
+        assert branch.session == forgotten.session
+
+
 async def test_what_a_runner_notes_is_shown(bench: Bench) -> None:
     session = await bench.session()
     await bench.lives(session)
@@ -467,7 +481,7 @@ async def test_a_saved_session_wakes_by_itself_with_the_next_exec(bench: Bench) 
     await bench.here.flows.leases.noted(
         bench.host.runner.id, offer.job, offer.fence, LiveState(state=SessionState.RUNNING)
     )
-    await bench.here.flows.sessions._places.settle()
+    await bench.here.flows.sessions._places.chronicle.settle()
     await bench.host.runner.end(offer, reason="saved")
     assert (await bench.get(f"/v1/sessions/{session}"))["state"] == "sleeping"
     await bench.tool("execute_python", code="x", session_id=session)
@@ -676,13 +690,24 @@ async def test_a_named_workspace_is_listed_and_deleted_once_nobody_is_attached(b
     assert (await bench.http.delete("/v1/workspaces/data")).status_code == 404
 
 
+async def test_a_workspace_whose_files_could_not_be_deleted_stays_listed(bench: Bench) -> None:
+    session = await bench.session(workspace="data")
+    await bench.lives(session)
+    await bench.http.delete(f"/v1/sessions/{session}")
+    await bench.host.runner.end(bench.offer_of(session), reason="closed")
+    bench.host.refuse_next = True
+    assert (await bench.http.delete("/v1/workspaces/data")).status_code == 409
+    assert len((await bench.get("/v1/workspaces"))["workspaces"]) == 1
+    assert (await bench.http.delete("/v1/workspaces/data")).status_code == 200
+
+
 async def test_what_is_saved_of_a_deleted_session_is_swept_when_its_runner_comes_back(bench: Bench) -> None:
     session = await bench.session()
     await bench.lives(session)
     offer = bench.offer_of(session)
     leases = bench.here.flows.leases
     await leases.noted(bench.host.runner.id, offer.job, offer.fence, LiveState(state=SessionState.RUNNING))
-    await bench.here.flows.sessions._places.settle()
+    await bench.here.flows.sessions._places.chronicle.settle()
     await bench.host.runner.end(offer, reason="saved")
     await bench.host.runner.disconnect()
     await bench.http.delete(f"/v1/sessions/{session}")

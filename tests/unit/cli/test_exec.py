@@ -131,3 +131,16 @@ def test_a_stream_without_an_end_is_a_failure_in_one_sentence(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_an_exec_waits_for_is_told_once(clawplane: Any, server: Any) -> None:
+    installs = says("ping", "The packages of the profile data are being installed\x1b[2J.")
+    server.answers = {
+        "POST /v1/tools/execute_python": stream(
+            installs, installs, says("ping", ""), says("stdout", "out\n"), result={}
+        )
+    }
+    done = clawplane("exec", "python", "1", "--session", "01S")
+    assert done.stdout == "out\n"
+    assert done.stderr == "waiting: The packages of the profile data are being installed [2J.\n"
+    assert clawplane("exec", "python", "1", "--session", "01S", "--json").stderr == ""

@@ -12,9 +12,9 @@ import pytest
 from plane import Plane, ScriptedRunner, claim, plane
 
 from clawplane.domain.access import Caller, Scope
-from clawplane.domain.errors import Unavailable
+from clawplane.domain.errors import Conflict, StaleLease, Unavailable
 from clawplane.domain.leases import Offer
-from clawplane.domain.runner_asks import CUT
+from clawplane.domain.runner_asks import CUT, REFUSED
 from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult, SessionOptions
 from clawplane.flows.execs import Execution
 
@@ -99,3 +99,19 @@ async def test_a_caller_who_leaves_lets_the_others_wait_for_the_lease(here: Plan
     assert await here.flows.leases.confirm(runner.id, claim(offer))
     assert (await soon(stays)).stdout == "2\n"
     await run.__aexit__(None, None, None)
+
+
+async def test_an_exec_of_a_session_that_is_deleted_before_it_began_hears_that(
+    here: Plane, runner: ScriptedRunner
+) -> None:
+    sessions = here.flows.sessions
+    session = await sessions.create(ANN, SessionOptions())
+    run = await sessions.prepare(ANN, session.id, sessions.request("python", "1+1"), quiet=True)
+    await run.__aenter__()
+    question = await soon(runner.questions.get())
+    await sessions.delete(ANN, session.id)
+    question.fail(StaleLease("It ended before it was started.", details=(REFUSED,)))
+    with pytest.raises(Conflict, match=r"ended at .* It was deleted"):
+        await soon(run.result())
+    await run.__aexit__(None, None, None)
+    assert runner.questions.empty()

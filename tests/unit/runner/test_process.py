@@ -39,7 +39,7 @@ setInterval(() => console.log('tick'), 20);
 
 @pytest.fixture
 def limits() -> LinkLimits:
-    return LinkLimits(heartbeat_ms=50, silence_ms=1200, close_within=0.5)
+    return LinkLimits(heartbeat_ms=100, silence_ms=5000, close_within=0.5)
 
 
 @pytest.fixture

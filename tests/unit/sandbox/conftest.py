@@ -14,7 +14,7 @@ import pytest
 
 from clawplane.sandbox import namespaces
 
-PATIENCE = 30.0
+PATIENCE = 100.0
 
 
 class Outcome(NamedTuple):

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
-from clawplane.domain.json_text import exceeds_depth
+from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 
 T = TypeVar("T")
 
@@ -25,7 +25,14 @@ def decoded(data: bytes, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(data or b"{}", type=type_)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"The request body does not fit: {error}") from None
+        raise InvalidArgument(_unsayable(data) or f"The request body does not fit: {error}") from None
+
+
+def _unsayable(data: bytes) -> str | None:
+    try:
+        return not_finite(patiently(data))
+    except JsonError:
+        return None
 
 
 async def drain(request: Request) -> None:

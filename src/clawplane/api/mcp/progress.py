@@ -1,4 +1,4 @@
-"""Tell a waiting client what the code prints: the tail of its output, at most once an interval."""
+"""Tell a waiting client the tail of what the code prints, or what it waits for, at most once an interval."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Tail:
 
     def __init__(self) -> None:
         self._text = ""
+        self._waits_for = ""
         self._grown = asyncio.Event()
 
     def hear(self, event: ExecEvent) -> None:
@@ -30,12 +31,15 @@ class Tail:
         if event.type in ("stdout", "stderr") and event.text:
             self._text = (self._text + event.text)[-_TAIL:]
             self._grown.set()
+        elif event.type == "ping" and event.text and event.text != self._waits_for:
+            self._waits_for = event.text
+            self._grown.set()
 
     async def wait(self) -> str:
-        """Return the tail once it has grown since the last call."""
+        """Return the tail once it has grown since the last call; before there is one, what is waited for."""
         await self._grown.wait()
         self._grown.clear()
-        return self._text
+        return self._text or self._waits_for
 
 
 @asynccontextmanager

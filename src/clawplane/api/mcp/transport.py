@@ -43,7 +43,7 @@ from clawplane.api.mcp.exchange import (
     new_exchange,
 )
 from clawplane.api.mcp.server import Visitor
-from clawplane.domain.json_text import exceeds_depth
+from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 
 SESSION_HEADER: Final = "mcp-session-id"
 
@@ -192,12 +192,30 @@ async def _message(request: Request) -> dict[str, Any]:
             raise Rejected(400, failed(None, PARSE_ERROR, f"The body nests deeper than {_MAX_DEPTH} levels."))
         message = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Rejected(400, failed(None, PARSE_ERROR, f"The body is no JSON: {error}")) from None
+        message = _patiently(body, error)
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0" or not isinstance(message.get("method"), str):
         raise Rejected(400, failed(None, INVALID_REQUEST, "The body must be one JSON-RPC request or notification."))
     params, request_id = message.get("params"), message.get("id", 0)
     if not isinstance(params, dict | None) or isinstance(request_id, bool) or not isinstance(request_id, (str, int)):
         raise Rejected(400, failed(None, INVALID_REQUEST, "id must be a string or integer, params an object."))
+    return message
+
+
+def _patiently(body: bytes, error: Exception) -> Any:
+    """Return a call whose arguments alone hold what JSON cannot say (NaN, half surrogate pairs): its tool names it."""
+    try:
+        message: Any = patiently(body)
+    except JsonError:
+        raise Rejected(400, failed(None, PARSE_ERROR, f"The body is no JSON: {error}")) from None
+    params = message.get("params") if isinstance(message, dict) else None
+    rest = {**message, "params": {**params, "arguments": {}}} if isinstance(params, dict) else message
+    wrong = not_finite(rest)
+    try:
+        msgspec.json.encode(rest)
+    except UnicodeEncodeError:
+        wrong = wrong or "it holds half of a surrogate pair."
+    if wrong is not None:
+        raise Rejected(400, failed(None, PARSE_ERROR, f"The body is no JSON: {wrong}"))
     return message
 
 

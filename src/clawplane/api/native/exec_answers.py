@@ -26,6 +26,7 @@ from clawplane.flows.execs import Execution
 StreamKind = Literal["none", "sse", "ndjson"]
 
 ALIVE_SECONDS: Final = 15.0
+_UNWATCHED_SECONDS: Final = 0.05
 
 
 def json_reply(body: object, *, status: int = 200) -> Response:
@@ -53,7 +54,16 @@ async def answer_exec(call: Call, session_id: str | None, request: ExecRequest, 
 
 
 async def _unless_left(request: Request, run: Execution) -> ExecResult:
-    """Return the result; raises ClientDisconnect when the client hangs up before it is there."""
+    """Return the result; raises ClientDisconnect when the client hangs up before it is there.
+
+    Nobody looks out for that in the first moment, in which most execs end.
+    """
+    try:
+        async with asyncio.timeout(_UNWATCHED_SECONDS) as moment:
+            return await run.result()
+    except TimeoutError:
+        if not moment.expired():
+            raise
     result = asyncio.ensure_future(run.result())
     left = asyncio.ensure_future(_hang_up(request))
     try:

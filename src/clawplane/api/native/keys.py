@@ -17,6 +17,7 @@ async def create_key(call: Call) -> Response:
         scopes=request.scopes,
         owner=request.owner or call.caller.owner,
         expires_at=request.expires_at,
+        runner=request.runner,
     )
     body = shapes.NewKeyBody(key.id, key.name, key.owner, shapes.scopes_of(key), key.created_at, secret)
     return replies.success(call, body, status=201)

@@ -25,12 +25,13 @@ class CreateWorker(Struct, forbid_unknown_fields=True):
 
 
 class CreateKey(Struct, forbid_unknown_fields=True):
-    """Create a key."""
+    """Create a key. `runner` is the id of a runner that has to use it from now on."""
 
     name: str
     scopes: list[Scope]
     owner: str | None = None
     expires_at: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    runner: str | None = None
 
 
 class VersionBody(Struct):

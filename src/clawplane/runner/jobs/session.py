@@ -12,20 +12,41 @@ The outcome's reason is that word; the control plane makes `ended` of closed and
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
-from clawplane.domain.errors import ClawplaneError, RateLimited, Unavailable
+from clawplane.domain.errors import ClawplaneError, InternalError, RateLimited, StaleLease, Unavailable
 from clawplane.domain.leases import Offer, Outcome
+from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecEvent, LiveState, SessionSpec
 from clawplane.link.asking import Asking
 from clawplane.runner.jobs.job import CannotPrepare
 from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.live import MOST_WAITING, Live
 
+_FIRST_SECONDS: Final = 0.5
+"""A wait shorter than this needs no explanation."""
 _REASSURE_SECONDS: Final = 2.0
+
+
+def _ended_unstarted() -> ClawplaneError:
+    """Return the error of whoever asked a session that was ended, or taken back, before it began; nothing was done."""
+    gone = "The session ended before it was started."
+    return StaleLease(gone, hint="Ask again: it starts if it can.", details=(REFUSED,))
+
+
+def _sentence(error: Exception) -> ClawplaneError:
+    """Return why a session has no sandbox, whatever went wrong."""
+    if isinstance(error, ClawplaneError):
+        return error
+    logging.getLogger(__name__).error("A session could not be started", exc_info=error)
+    if isinstance(error, OSError):
+        return Unavailable(f"The session could not be started: {error.strerror or error}.")
+    defect = f"The session could not be started, by a defect of the runner ({type(error).__name__})"
+    return InternalError(f"{defect}; its log has the details.")
 
 
 class SessionJob:
@@ -39,8 +60,9 @@ class SessionJob:
         self._early: list[Asking] = []
         self._leaving = False
         self._closing = False
-        self._failure: ClawplaneError = Unavailable("The session could not be started.")
+        self._failure: ClawplaneError = _ended_unstarted()
         self._reassuring: asyncio.Task[None] | None = None
+        self._told = ""
 
     def asked(self, asking: Asking) -> None:
         """Take a question; before the session lives it waits."""
@@ -53,15 +75,19 @@ class SessionJob:
 
     async def prepare(self) -> None:
         """Have a sandbox with an interpreter; nothing of the session's runs in it yet."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         self._reassuring = asyncio.create_task(self._reassure())
         try:
             live = await self._house.open(self._spec, self._note)
-        except ClawplaneError as error:
-            self._failure = error
-            raise CannotPrepare(error.message) from error
+        except Exception as error:
+            self._failure = _sentence(error)
+            raise CannotPrepare(self._failure.message) from error
         finally:
             self._reassuring.cancel()
         self._live = live
+        if self._told:
+            live.execs.note(f"The session's start took {loop.time() - began:.0f} s. {self._told}")
         early, self._early = self._early, []
         for asking in early:
             live.asked(asking)
@@ -114,10 +140,11 @@ class SessionJob:
 
     async def _reassure(self) -> None:
         """Tell those who wait for more than a moment what they wait for."""
+        await asyncio.sleep(_FIRST_SECONDS)
         while True:
-            await asyncio.sleep(_REASSURE_SECONDS)
-            text = self._house.progress(self._spec.options.profile)
-            ping = msgspec.msgpack.encode(ExecEvent(type="ping", text=text))
+            self._told = self._house.progress(self._spec.options.profile)
+            ping = msgspec.msgpack.encode(ExecEvent(type="ping", text=self._told))
             for asking in self._early:
                 if asking.method == "exec" and not asking.done:
                     await asking.tell(ping)
+            await asyncio.sleep(_REASSURE_SECONDS)

@@ -64,12 +64,14 @@ class Execs:
         self._before: Snapshot | None = None
         self._beside = 0
         self._installed_beside = False
+        self._notes: list[str] = []
         self._answering: set[asyncio.Task[None]] = set()
 
     async def run(self, asking: Asking, request: ExecRequest, notes: list[str]) -> None:
         """Run one exec and answer it; raises InvalidArgument when it cannot begin."""
         running = self.running = self.begin(asking, request)
-        running.notes.extend(notes)
+        running.notes.extend([*self._notes, *notes])
+        self._notes.clear()
         if self._installed_beside and request.tool == "python":
             self._installed_beside = False
             await self._python.installed()
@@ -77,6 +79,10 @@ class Execs:
             await self.through(running)
         finally:
             self.running = None
+
+    def note(self, sentence: str) -> None:
+        """Let the next answer of a turn tell this."""
+        self._notes.append(sentence)
 
     def begin(self, asking: Asking, request: ExecRequest) -> Running:
         """Return an exec that `through` is to run; raises InvalidArgument when it cannot begin."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from clawplane.domain.sessions import ExecError
@@ -76,7 +76,21 @@ async def execute_python(residence: Residence, interpreter: Interpreter, running
     if done is None:
         failure = talking.exception() if talking.done() and not talking.cancelled() else None
         return _died(running, dying.result(), str(failure) if isinstance(failure, Gone) else "")
-    return _finished(running, done)
+    end = _finished(running, done)
+    if end.survived and running.cause is not None and not await _calmed(interpreter):
+        running.notes.append("The interpreter said nothing more and was replaced; its variables are lost.")
+        return replace(end, survived=False)
+    return end
+
+
+async def _calmed(interpreter: Interpreter) -> bool:
+    """Have an interrupt forgotten that came too late; False when the interpreter has to be replaced."""
+    try:
+        async with asyncio.timeout(_END_SECONDS):
+            await interpreter.talk.calm()
+    except (Gone, TimeoutError):
+        return False
+    return True
 
 
 def _finished(running: Running, done: Done) -> PythonEnd:

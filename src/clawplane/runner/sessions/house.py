@@ -28,7 +28,6 @@ from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
 from clawplane.runner.sessions.trial import PROGRESS, Trial
-from clawplane.runner.sessions.world import stands_in
 from clawplane.runner.settings import RunnerSettings
 
 _BRANCH_SECONDS: Final = 60.0
@@ -174,6 +173,7 @@ class House:
             case ForgetSession():
                 if what.session in self._lives:
                     raise Conflict(f"The session {what.session} lives.", hint="Delete it first.")
+                self._drop_branch(what.session)
                 await asyncio.to_thread(self._places.forget, what.session)
             case ForgetWorkspace():
                 if any(self._uses(live, what) for live in self._lives.values()):
@@ -189,17 +189,12 @@ class House:
 
     async def _create(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         options = spec.options
-        ready = self.pool.take(options.profile)
-        if ready is not None and not stands_in(options, ready.options):
-            self._later(self._discard_ready(ready))
-            ready = None
+        ready = self.pool.take(options)
         if ready is None:
             named = options.workspace is not None
             workspace = self._places.named(spec.owner, options.workspace or "") if named else self._places.unnamed()
-            residence = await self._open(options, workspace)
-            python = PythonSide(residence, {}, options.undo)
-            async with _closed_on_failure(residence):
-                await python.ready()
+            residence, interpreter = await self._open(options, workspace)
+            python = PythonSide(residence, {}, options.undo, interpreter)
         else:
             workspace, residence = ready.workspace, ready.residence
             residence.govern(self._ground.exits, options.egress)
@@ -215,8 +210,8 @@ class House:
         if kept is None or not self._places.path(kept.workspace).is_dir():
             raise NotFound("This runner has nothing of the session any more.", hint="Create a new session.")
         kept = msgspec.structs.replace(kept, options=spec.options)
-        residence = await self._open(spec.options, kept.workspace)
-        python = PythonSide(residence, {}, spec.options.undo)
+        residence, interpreter = await self._open(spec.options, kept.workspace)
+        python = PythonSide(residence, {}, spec.options.undo, interpreter)
         async with _closed_on_failure(residence):
             memory = await recalled(self._places, kept, python)
             await python.ready()
@@ -280,7 +275,7 @@ class House:
         saver.note(saved=False, names=kept.names)
         return live
 
-    async def _open(self, options: SessionOptions, workspace: str) -> Residence:
+    async def _open(self, options: SessionOptions, workspace: str) -> tuple[Residence, Interpreter]:
         foundation = await self.profiles.ensure(options.profile)
         path = self._places.path(workspace)
         return await open_residence(self._ground, foundation, options, path)
@@ -290,9 +285,10 @@ class House:
     async def _make_ready(self, profile: Profile) -> Ready:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
-        residence = await self._open(options, workspace)
+        residence, interpreter = await self._open(options, workspace)
         async with _closed_on_failure(residence):
-            return Ready(residence, await residence.start_python({}), options, workspace)
+            await interpreter.warm()
+        return Ready(residence, interpreter, options, workspace)
 
     async def _discard_ready(self, ready: Ready) -> None:
         await ready.residence.close()

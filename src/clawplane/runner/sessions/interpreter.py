@@ -22,6 +22,7 @@ from clawplane.sandbox.repl_wire import (
     DESCRIPTORS,
     FROM_GUEST,
     MAIN,
+    Calmed,
     Cleared,
     Copied,
     Done,
@@ -109,6 +110,10 @@ class Conversation:
     async def forget(self, context: str) -> None:
         """Drop a context with all that is in it."""
         await self._answered(Forgotten, "forget", context=context)
+
+    async def calm(self) -> None:
+        """Make sure that an interrupt which came too late strikes nothing."""
+        await self._answered(Calmed, "calm")
 
     async def save(self, file: int, *, largest: int, seconds: float, room: int) -> Kept:
         """Write the variables to an open file: none of more than `largest` bytes, `room` bytes in all."""

@@ -55,6 +55,8 @@ class Places:
         self._numbers = itertools.count(1)
         for directory in (self._sessions, self._workspaces, self._unnamed):
             directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._homes = {each.session: each.workspace for each in self._all()}
+        """Session -> workspace, as the records say."""
 
     def path(self, workspace: str) -> Path:
         """Return where a workspace is that a record names."""
@@ -91,6 +93,7 @@ class Places:
         fresh = directory / f"{_META}.new"
         fresh.write_bytes(msgspec.json.encode(kept))
         fresh.rename(directory / _META)
+        self._homes[kept.session] = kept.workspace
 
     def read(self, session: str) -> Kept | None:
         """Return what is remembered of a session."""
@@ -105,6 +108,7 @@ class Places:
         directory = self._session(session)
         if directory.exists():
             remove(directory)
+        self._homes.pop(session, None)
         if kept is not None:
             self.discard(kept.workspace)
 
@@ -130,7 +134,7 @@ class Places:
                 yield found
 
     def _used(self) -> set[str]:
-        return {each.workspace for each in self._all()}
+        return set(self._homes.copy().values())  # other threads write and forget meanwhile
 
     def _made(self, directory: Path) -> str:
         directory.mkdir(parents=True, exist_ok=True, mode=0o755)

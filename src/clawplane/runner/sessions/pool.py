@@ -1,8 +1,9 @@
 """Keep a few sandboxes ready, each with a forked interpreter and an empty workspace, to be handed out at once.
 
-One task refills, one sandbox at a time, and waits while sessions are being opened or run something, though not for
-ever: the next session would wait longer for a cold start. A sandbox is handed out once; what died while it waited is
-thrown away. Nothing of a session has ever run in one that waits.
+One task refills, one sandbox at a time. It waits for a moment in which nobody opens a session or runs something,
+because it would take the processor from them; the fewer are left, the less long it waits, since the next session would
+wait longer for a cold start. A sandbox is handed out once; what died while it waited is thrown away. Nothing of a
+session has ever run in one that waits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.sessions import Profile, SessionOptions
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.residence import Interpreter, Residence
+from clawplane.runner.sessions.world import stands_in
 
+_QUIET_SECONDS: Final = 0.04
+"""So long nobody opened a session or ran something: whoever works step by step is thinking."""
+_PATIENT_SECONDS: Final = 5.0
 _POLITE_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 5.0
 
@@ -59,6 +64,7 @@ class Pool:
         self._discarding: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
+        self._disturbed = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,13 +73,14 @@ class Pool:
             self._wanted.set()
             self._task = asyncio.create_task(self._refill())
 
-    def take(self, profile: Profile) -> Ready | None:
-        """Hand out a ready sandbox of a profile, if there is one."""
-        waiting = self._waiting[profile]
+    def take(self, wanted: SessionOptions) -> Ready | None:
+        """Hand out a ready sandbox for a session with these options, if there is one."""
+        waiting = self._waiting[wanted.profile]
         if self._kept:
-            self._wanted.set()
-        while waiting:
+            self._disturbed = asyncio.get_running_loop().time()
+        while waiting and stands_in(wanted, waiting[0].options):
             ready = waiting.popleft()
+            self._wanted.set()
             self._filled.clear()
             if ready.residence.alive and ready.interpreter.member.end is None:
                 return ready
@@ -106,14 +113,26 @@ class Pool:
             self._wanted.clear()
             try:
                 while (lacking := self._lacking()) is not None:
-                    if self._busy():
-                        await asyncio.sleep(_POLITE_SECONDS)
+                    many = 2 * len(self._waiting[lacking]) >= self._size
+                    await self._quiet(_PATIENT_SECONDS if many else _POLITE_SECONDS)
                     self._waiting[lacking].append(await self._make(lacking))
                 self._filled.set()
                 await self._wanted.wait()
             except (ClawplaneError, OSError) as error:
                 _log.warning("The pool of ready sandboxes cannot be filled: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _quiet(self, patience: float) -> None:
+        """Wait until nobody has needed the processor for a moment, at most `patience` seconds."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + patience
+        while (now := clock()) < until:
+            if self._busy():
+                self._disturbed = now
+            left = self._disturbed + _QUIET_SECONDS - now
+            if left <= 0:
+                return
+            await asyncio.sleep(min(left, until - now))
 
     def _lacking(self) -> Profile | None:
         lacking = [

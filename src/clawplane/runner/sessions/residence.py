@@ -21,7 +21,7 @@ from clawplane.domain.sessions import EgressEntry, EgressRules, SessionOptions
 from clawplane.egress.ledger import Mark
 from clawplane.egress.relay import Relay
 from clawplane.runner.egress import Exits, entries_since
-from clawplane.runner.sessions.interpreter import Conversation, Gone
+from clawplane.runner.sessions.interpreter import READY_SECONDS, Conversation, Gone
 from clawplane.runner.sessions.pipes import Pipes, make_pipes
 from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
 from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
@@ -29,6 +29,7 @@ from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.sandbox.cgroups import Usage
 from clawplane.sandbox.launch import Sandbox, SandboxUnavailable, Zygote, ZygoteError
 from clawplane.sandbox.policy import MIB, Policy
+from clawplane.sandbox.repl_wire import MAIN
 from clawplane.sandbox.resident import Member, Resident, ResidentError
 
 _INODES_FOR_EACH_MB: Final = 64
@@ -44,6 +45,15 @@ class Interpreter:
         self.pipes = pipes
         self.fresh = True
         """Nothing of a user's ran in it yet."""
+
+    async def warm(self) -> None:
+        """Run a cell that leaves nothing behind: a user's first one finds its way faster. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self.talk.run("1", MAIN, lambda frame: None, lambda size: True)
+                await self.talk.forget(MAIN)
+        except (Gone, TimeoutError):
+            raise Unavailable("An interpreter that was to wait for a session has ended.") from None
 
     def close(self) -> None:
         """Let go of our ends; whoever ends the process does that first."""
@@ -118,33 +128,7 @@ class Residence:
 
     async def start_python(self, environment: Mapping[str, str]) -> Interpreter:
         """Fork an interpreter and wait until it takes requests; raises Unavailable."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pipes, out, err = make_pipes()
-        nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        talk = Conversation(ours)
-        try:
-            try:
-                member = await self.resident.fork_python(
-                    stdin=nothing,
-                    stdout=out,
-                    stderr=err,
-                    control=theirs.fileno(),
-                    environment=environment,
-                    working_directory=WORKSPACE,
-                    entry_point=ENTRY_POINT,
-                )
-            finally:  # the interpreter alone holds its ends now, so we hear when it ends
-                theirs.close()
-                for descriptor in (out, err, nothing):
-                    os.close(descriptor)
-            await talk.ready()
-        except BaseException as error:  # whoever asked may have gone away, too
-            talk.close()
-            pipes.close()
-            if isinstance(error, ResidentError | Gone):
-                raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
-            raise
-        return Interpreter(member, talk, pipes)
+        return await _start_python(self.resident, environment)
 
     async def start_program(
         self, argv: Sequence[str], *, stdin: bytes, environment: Mapping[str, str], directory: str
@@ -194,11 +178,16 @@ class Ground:
     exits: Exits
 
 
-async def open_residence(ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path) -> Residence:
-    """Open a sandbox with a workspace and a way out; raises Unavailable, InvalidArgument for bad egress rules."""
+async def open_residence(
+    ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path
+) -> tuple[Residence, Interpreter]:
+    """Open a sandbox with a workspace, a way out and an interpreter.
+
+    Raises Unavailable, InvalidArgument for bad egress rules.
+    """
     relay = ground.exits.for_session(options.egress)
     policy = ground.world.policy(options, foundation.site_directories, workspace)
-    resident = await _opened(ground.sandbox, foundation.zygote, policy)
+    resident, starting = await _opened(ground.sandbox, foundation.zygote, policy)
     try:
         files = WorkspaceFiles(
             workspace,
@@ -207,23 +196,70 @@ async def open_residence(ground: Ground, foundation: Foundation, options: Sessio
         )
         await relay.serve_socks(resident.listeners[SOCKS])
         await relay.serve_http(resident.listeners[HTTP])
+        interpreter = await starting
     except BaseException:
         await relay.close()
         await _thrown_away(resident)
+        await _forgotten(starting)
         raise
-    return Residence(resident, foundation, relay, files)
+    return Residence(resident, foundation, relay, files), interpreter
 
 
-async def _opened(sandbox: Sandbox, zygote: Zygote, policy: Policy) -> Resident:
-    opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy))
+async def _opened(sandbox: Sandbox, zygote: Zygote, policy: Policy) -> tuple[Resident, asyncio.Task[Interpreter]]:
+    """Open a sandbox; its interpreter is asked for at once and forked as soon as it stands."""
+    starting: list[asyncio.Task[Interpreter]] = []
+
+    def meanwhile(resident: Resident) -> None:
+        starting.append(asyncio.create_task(_start_python(resident, {})))
+
+    opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy, meanwhile=meanwhile))
     try:
-        return await asyncio.shield(opening)
+        return await asyncio.shield(opening), starting[0]
     except (ResidentError, ZygoteError, SandboxUnavailable) as error:
+        await _forgotten(*starting)
         raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
     except asyncio.CancelledError:  # let it be whole before it is thrown away: half of it cannot be closed
         with contextlib.suppress(ResidentError, ZygoteError, SandboxUnavailable):
             await _thrown_away(await opening)
+        await _forgotten(*starting)
         raise
+
+
+async def _start_python(resident: Resident, environment: Mapping[str, str]) -> Interpreter:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pipes, out, err = make_pipes()
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    talk = Conversation(ours)
+    try:
+        try:
+            member = await resident.fork_python(
+                stdin=nothing,
+                stdout=out,
+                stderr=err,
+                control=theirs.fileno(),
+                environment=environment,
+                working_directory=WORKSPACE,
+                entry_point=ENTRY_POINT,
+            )
+        finally:  # the interpreter alone holds its ends now, so we hear when it ends
+            theirs.close()
+            for descriptor in (out, err, nothing):
+                os.close(descriptor)
+        await talk.ready()
+    except BaseException as error:  # whoever asked may have gone away, too
+        talk.close()
+        pipes.close()
+        if isinstance(error, ResidentError | Gone):
+            raise Unavailable(f"The session's interpreter could not be started: {error}.") from None
+        raise
+    return Interpreter(member, talk, pipes)
+
+
+async def _forgotten(*starting: asyncio.Task[Interpreter]) -> None:
+    """Let go of an interpreter whose sandbox has ended."""
+    for each in await asyncio.gather(*starting, return_exceptions=True):
+        if isinstance(each, Interpreter):
+            each.close()
 
 
 async def _thrown_away(resident: Resident) -> None:

@@ -84,6 +84,7 @@ class Running:
     def over(self) -> None:
         """Stop the clock."""
         self.wall_ms = (time.monotonic() - self._began) * 1000
+        self._began = 0.0  # whoever ends it now has nobody to interrupt
         for timer in self._timers:
             timer.cancel()
         if self._leaving is not None:

@@ -26,6 +26,7 @@ from clawplane.sandbox.inside.resident import CONTROL
 from clawplane.sandbox.inside.zygote import Guest
 from clawplane.sandbox.request import Command, Interpreter, Script
 
+_REHEARSALS = 32
 _DEFAULT_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "HOME": "/tmp",
@@ -60,7 +61,13 @@ def _run_script(program: Script, guest: Guest, environment: dict[str, str]) -> N
     try:
         guest.command_line.show([program.interpreter, program.path, *program.arguments])
         arguments = [program.path, *program.arguments]
-        _furnish(guest, program.interpreter, arguments, environment, os.path.dirname(os.path.realpath(program.path)))
+        _furnish(
+            guest.search_path,
+            program.interpreter,
+            arguments,
+            environment,
+            os.path.dirname(os.path.realpath(program.path)),
+        )
         main = _main_module(program.path)
     except BaseException as problem:
         gate.fail(problem)
@@ -78,7 +85,7 @@ def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, 
             raise ImportError(f"the zygote has not preloaded {module}")
         main: Callable[[int], None] = guest.prepared.get(module) or getattr(loaded, function)
         guest.command_line.show([program.interpreter])
-        _furnish(guest, program.interpreter, [""], environment, "")
+        _furnish(guest.search_path, program.interpreter, [""], environment, "")
         sys.modules["__main__"] = ModuleType("__main__")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
@@ -90,8 +97,23 @@ def _run_interpreter(program: Interpreter, guest: Guest, environment: dict[str, 
     main(CONTROL)
 
 
+def rehearse() -> None:
+    """Do in a zygote what each of its forks does here, and take it back."""
+    names = ("argv", "orig_argv", "executable", "prefix", "exec_prefix", "dont_write_bytecode")
+    before, path, environment = {name: getattr(sys, name) for name in names}, list(sys.path), dict(os.environ)
+    for _ in range(_REHEARSALS):
+        _furnish(path, sys.executable, [""], environment, "")
+    sys.path[:] = path
+    for name, value in before.items():
+        setattr(sys, name, value)
+
+
 def _furnish(
-    guest: Guest, interpreter: str, arguments: Sequence[str], environment: Mapping[str, str], first_path: str
+    search_path: Sequence[str],
+    interpreter: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    first_path: str,
 ) -> None:
     """Make this interpreter look as if it had been started with `arguments`."""
     os.environ.clear()
@@ -103,7 +125,7 @@ def _furnish(
     if os.path.exists(f"{prefix}/pyvenv.cfg"):
         sys.prefix = sys.exec_prefix = prefix
     extra = [each for each in environment.get("PYTHONPATH", "").split(":") if each]
-    sys.path[:] = [first_path, *extra, *guest.search_path]
+    sys.path[:] = [first_path, *extra, *search_path]
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     if environment.get("PYTHONUNBUFFERED"):
         _unbuffer()

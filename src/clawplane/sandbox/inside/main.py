@@ -16,4 +16,4 @@ if __name__ == "__main__":
     sys.path.insert(0, package_root)
     from clawplane.sandbox.inside import entry, zygote
 
-    entry.run(zygote.serve(own_path))
+    entry.run(zygote.serve(own_path, entry.rehearse))

@@ -19,10 +19,17 @@ from clawplane.sandbox import libc
 
 _HUGE: Final = 2 << 20
 _COLLAPSE: Final = 25  # MADV_COLLAPSE
-_SET_ASIDE: Final = 96 << 20
+_SET_ASIDE: Final = 64 << 20
 _BLOCK: Final = 512  # the largest that the interpreter's own allocator serves
 _EMPTY: Final = b"".__sizeof__()
 _KEPT_EACH: Final = 1000  # a piece of 1 MiB has room for about twice as many
+_SMALLEST: Final = 48
+_STEP: Final = 16
+_POOL: Final = 16 << 10  # the allocator serves one size from each
+_POOL_HEAD: Final = 48
+_IN_A_ROW: Final = 4
+_LARGE: Final = 96 << 10  # below the size from which on the C library asks the kernel each time
+_MOST_TRIES: Final = 100_000
 
 
 def set_aside() -> list[bytes]:
@@ -48,3 +55,52 @@ def make_huge() -> None:
                 libc.call("madvise", ctypes.c_void_p(address), ctypes.c_size_t(_HUGE), _COLLAPSE, what="madvise")
             except OSError:
                 continue  # nothing there, or no such call
+
+
+def fill_holes() -> list[bytes]:
+    """Take every free place between what is in use, so that forks take fresh memory, which lies together.
+
+    A fork copies each page that it writes to, and holes are all over the place. What is returned keeps those of the
+    interpreter's own allocator taken; nothing gives back the C library's.
+    """
+    _fill_library_holes()
+    kept: list[bytes] = []
+    for size in range(_SMALLEST, _BLOCK + 1, _STEP):
+        kept += _fill_pools(size)
+    return kept
+
+
+def _fill_library_holes() -> None:
+    library = ctypes.CDLL(None)
+    take, give = library.malloc, library.free
+    take.restype, take.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    give.restype, give.argtypes = None, [ctypes.c_void_p]
+    last, blocks = 0, []
+    for _ in range(_MOST_TRIES):
+        blocks.append(take(_LARGE) or 0)
+        if blocks[-1] == last + _LARGE + _STEP:
+            break  # two in a row: they come from the end of the heap
+        last = blocks[-1]
+    end = blocks[-2]
+    for block in reversed(blocks[-2:]):
+        give(block)
+    size = _LARGE // 2
+    while size >= _SMALLEST:
+        for _ in range(_MOST_TRIES):
+            address = take(size) or end
+            if address >= end:
+                give(address)
+                break
+        size = size // 2 if size > 16 * _BLOCK else size - (256 if size > 2 * _BLOCK else _STEP)
+
+
+def _fill_pools(size: int) -> list[bytes]:
+    """Return objects of this size that fill every page but a fresh one."""
+    kept: list[bytes] = []
+    fresh = 0
+    while fresh < _IN_A_ROW:
+        kept.append(bytes(size - _EMPTY))
+        offset = id(kept[-1]) % _POOL
+        fresh = fresh + 1 if offset == _POOL_HEAD + fresh * size else 0
+    del kept[-_IN_A_ROW:]
+    return kept

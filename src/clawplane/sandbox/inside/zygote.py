@@ -27,13 +27,24 @@ from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, joining, memory, orders, report, root
+from clawplane.sandbox.inside import child, command_line, descriptors, joining, memory, orders, reaper, report, root
 from clawplane.sandbox.policy import Listener, Policy, Writable
-from clawplane.sandbox.request import Interpreter, Request, Residence, Start, decode, decode_start, encode, encode_start
+from clawplane.sandbox.request import (
+    Interpreter,
+    Request,
+    Residence,
+    Start,
+    decode,
+    decode_start,
+    encode,
+    encode_start,
+    memory_file,
+)
 
 _OWN_PACKAGE: Final = "clawplane"
 _LARGEST_CONFIGURATION: Final = 1 << 16
 _MOST_DESCRIPTORS: Final = 32
+_GETPPID: Final = {"x86_64": 110, "aarch64": 173}.get(os.uname().machine, 0)
 _REHEARSALS: Final = 32  # the interpreter has made up its mind about a function long before that
 
 
@@ -61,12 +72,14 @@ class Guest:
     """What `before_forks` of a preloaded module of ours returned, by the module's name."""
     plain_sites: frozenset[str]
     """Site directories without .pth files: there is nothing to read in them."""
+    kept: tuple[object, ...]
+    """What lives as long as this does: to take it down in each fork would copy the pages it is on."""
 
 
-def serve(search_path: list[str]) -> Guest:
+def serve(search_path: list[str], rehearse: Callable[[], None]) -> Guest:
     """Answer requests until the supervisor is gone; returns in the forked guests only.
 
-    `search_path` is where this interpreter finds its standard library.
+    `search_path` is where this interpreter finds its standard library; `rehearse` does what guests do after that.
     """
     control = _take_control_socket()
     configuration = _receive_configuration(control)
@@ -78,18 +91,20 @@ def serve(search_path: list[str]) -> Guest:
         hidden = _hide_ourselves(configuration, search_path)
         plain_sites = _plain_sites(configuration.site_directories)
         _rehearse()
+        rehearse()
         prepared = _prepared(configuration.preload, hidden)
         del aside
-        _freeze()
+        filling = _freeze()
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
         os._exit(1)
+    kept = (filling, surroundings, configuration, control)
     control.send(json.dumps({"prefixes": surroundings.prefixes, "version": sys.version.split()[0]}).encode())
     while True:
         given = _next(control)
         start = _fork(surroundings, given, own_pids, control)
         if start is not None:
-            return Guest(start, tuple(search_path), surroundings.command_line, hidden, prepared, plain_sites)
+            return Guest(start, tuple(search_path), surroundings.command_line, hidden, prepared, plain_sites, kept)
 
 
 def _take_control_socket() -> socket.socket:
@@ -181,17 +196,33 @@ def _rehearse() -> None:
     policy = Policy(mounts=(Writable("/a", "/b"),), environment={"A": "B"}, listeners=(Listener("127.0.0.1", 1),))
     request = Request(policy, Residence(), Identity(1, 1), cgroups=True)
     start = Start(Interpreter("a:b", "/c", ("/d",)), {"A": "B"}, "/")
-    for _ in range(_REHEARSALS):
-        decode(encode(request))
-        decode_start(encode_start(start))
-        orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    null = os.open("/dev/null", os.O_RDWR)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with ours, theirs:
+        for _ in range(_REHEARSALS):
+            joining.join([null])
+            decode(descriptors.read_whole(memory_file(encode(request))))
+            decode_start(descriptors.read_whole(memory_file(encode_start(start))))
+            orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
+            report.say(ours.fileno(), report.STARTED, report.encode_started(1, 1), [null])
+            for received in socket.recv_fds(theirs, report.LARGEST, 1)[1]:
+                os.close(received)
+            libc.syscall(_GETPPID, what="")
+            libc.call("getppid")
+            reaper.block_signals()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    os.close(null)
 
 
-def _freeze() -> None:
+def _freeze() -> list[bytes]:
+    """Settle the memory that forks share; what is returned is to be kept."""
     gc.collect()
     gc.disable()
+    filling = memory.fill_holes()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
     memory.make_huge()
+    return filling
 
 
 def _swallow_output() -> None:

@@ -63,6 +63,8 @@ class Outcome:
 
 
 Judge = Callable[[Outcome], str]
+LATE: Final = "it ended after"
+"""How a judge begins who has nothing to say against an attack but that it took too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def ended_by(*reasons: str, within_ms: int | None = None, polled: Collection[str
         if verdict.succeeded and "exit" not in reasons:
             return "it ended well"
         if within_ms is not None and verdict.wall_ms > within_ms:
-            return f"it ended after {verdict.wall_ms} ms"
+            return f"{LATE} {verdict.wall_ms} ms"
         return ""
 
     return judge

@@ -1,9 +1,9 @@
 """Try the attacks, each in a sandbox of its own, and look at the host before and after.
 
-One at a time by default, because some of them measure time. Several at once are quicker; what seems broken then is
-tried once more alone before it counts, for it may have been late because of the others. After every attack the host is
-compared with what it was: a canary file, our own mounts, System V objects. A change there counts as broken whatever
-the attack itself said; a touched canary counts at once, because it would be as it is when it was tried again.
+One at a time by default, because some of them measure time. Several at once are quicker; what was only late or ran out
+of its time then is tried again alone before it counts as broken. An attack that got what it wanted counts at once.
+After every attack the host is compared with what it was: a canary file, our own mounts, System V objects. A change
+there counts as broken whatever the attack itself said.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from clawplane.sandbox.policy import Policy
 from clawplane.sandbox.probe import probe
 from clawplane.sandbox.process import Process
 from clawplane.sandbox.selftest import files, kernel, limits
-from clawplane.sandbox.selftest.items import PRELUDE, Attack, Elsewhere, Outcome
+from clawplane.sandbox.selftest.items import LATE, PRELUDE, Attack, Elsewhere, Outcome
 from clawplane.sandbox.selftest.report import Report, Result, Status
 
 _FIRST_UID: Final = 300_000
 """Not the range of a runner that may be at work on this host."""
 _UIDS: Final = 64
 _SHOWN: Final = 300
-_NICE: Final = ("nice", "-n", "15")
+_TRIES_ALONE: Final = 3
+_SLOW: Final = (LATE, "it ended by timeout", "it said nothing (ended by timeout")
+"""How words of a judge begin that may mean nothing but a busy host."""
+_NICE: Final = ("nice", "-n", "5")
 """How attacks are started while others work on the host."""
 _KEPT: Final = 1 << 20
 _CANARY: Final = "This file belongs to the host. Nothing that runs in a sandbox may see it or change it.\n"
@@ -73,7 +76,6 @@ _ELSEWHERE: Final = (
 )
 
 Told = Callable[[Result], None]
-_TOUCHED: Final = "the canary file"
 
 
 class Attacked(Protocol):
@@ -154,10 +156,13 @@ async def _all(sandbox: Attacked, chosen: Sequence[Attack], canary: Path, tell: 
     waiting_first = sorted(chosen, key=lambda each: each.limits.wall or 0.0)  # those that are to reach a short limit
     tried = await asyncio.gather(*(seated(each) for each in waiting_first))
     results = []
-    for each, result in tried:
-        again = result.status == "broken" and _TOUCHED not in result.happened
-        results.append(await _one(sandbox, each, canary) if again else result)
-        tell(results[-1])
+    for each, first in tried:
+        result = first
+        for _ in range(_TRIES_ALONE):
+            if result.status == "broken" and result.happened.startswith(_SLOW):
+                result = await _one(sandbox, each, canary)
+        results.append(result)
+        tell(result)
     return results
 
 
@@ -208,7 +213,7 @@ def _host(canary: Path) -> dict[str, str]:
     found = canary.stat()
     shared = [Path("/proc/sysvipc", name) for name in ("shm", "msg", "sem")]
     return {
-        _TOUCHED: f"{found.st_mode} {found.st_uid} {found.st_nlink} {found.st_mtime_ns} {canary.read_text()}",
+        "the canary file": f"{found.st_mode} {found.st_uid} {found.st_nlink} {found.st_mtime_ns} {canary.read_text()}",
         "our mounts": Path("/proc/self/mountinfo").read_text(),
         "System V objects": " ".join(str(len(path.read_text().splitlines())) for path in shared if path.exists()),
     }

@@ -62,6 +62,14 @@ INSERT INTO session_exec (session, seq, body) VALUES (:session, :seq, :body)
 -- name: prune_execs
 DELETE FROM session_exec WHERE session = :session AND seq <= :seq
 
+-- name: sessions_with_old_execs
+SELECT id FROM session WHERE used_at < :before AND EXISTS (SELECT 1 FROM session_exec e WHERE e.session = session.id)
+ORDER BY number LIMIT :limit
+
+-- name: prune_old_execs
+DELETE FROM session_exec
+WHERE session = :session AND EXISTS (SELECT 1 FROM session s WHERE s.id = :session AND s.used_at < :before)
+
 -- name: use_session
 UPDATE session SET used_at = max(used_at, :now), exec_count = exec_count + :count,
     expires_at = CASE WHEN state = 'ended' OR expires_at IS NULL THEN expires_at ELSE max(expires_at, :expires_at) END

@@ -11,6 +11,9 @@ from mcp.client.client import Client
 from mcp_types import CallToolResult, ImageContent, ResourceLink, TextContent
 from scripted import KEY, PNG, PUBLIC, Endpoint
 
+from clawplane.api.mcp.progress import reporting
+from clawplane.domain.sessions import ExecEvent
+
 MODES = ["2026-07-28", "legacy", "auto"]
 FIRST = ["execute_python", "execute_shell", "execute_node", "reset_repl"]
 
@@ -190,6 +193,21 @@ async def test_progress_carries_the_tail_of_the_output_before_the_end(here: Endp
     assert isinstance(result, CallToolResult)
     assert heard == ["one\ntwo\n"]
     assert result.structured_content["stdout"] == "one\ntwo\n"
+
+
+async def test_progress_says_what_is_waited_for_before_there_is_output() -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def report(seconds: float, message: str) -> None:
+        heard.put_nowait(message)
+
+    async with reporting(report, interval=0.0) as tail, asyncio.timeout(10):
+        tail.hear(ExecEvent(type="ping", text="Installing."))
+        assert await heard.get() == "Installing."
+        tail.hear(ExecEvent(type="ping", text="Installing."))
+        tail.hear(ExecEvent(type="ping"))
+        tail.hear(ExecEvent(type="stdout", text="one\n"))
+        assert await heard.get() == "one\n"
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -195,3 +195,34 @@ async def test_a_call_that_prints_becomes_a_stream_that_ends_with_its_result(her
     assert events[0]["method"] == "notifications/progress"
     assert events[0]["params"]["progressToken"] == "p"
     assert events[-1]["result"]["structuredContent"]["stdout"] == "one\ntwo\n"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+async def test_a_number_that_json_does_not_have_is_named_by_the_tool(here: Endpoint, number: str) -> None:
+    body, headers = modern("tools/call", name="execute_python", arguments={"code": "1", "timeout": "@"})
+    text = json.dumps(body).replace('"@"', number)
+    async with client(here) as http:
+        answer = await http.post("/mcp", content=text, headers={**headers, "Content-Type": "application/json"})
+    result = answer.json()["result"]
+    assert result["isError"]
+    assert result["structuredContent"]["error"].startswith("timeout: ")
+    assert here.sessions.sessions == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"jsonrpc": "2.0", "id": NaN, "method": "tools/list"}', "id: NaN is no number of JSON"),
+        (
+            '{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"a": [1e999]}}',
+            "params.a[0]: a number beyond",
+        ),
+        ('{"jsonrpc": "2.0", "id": 1, "method": "\\ud800"}', "surrogate"),
+        ("NaN", "the body: NaN"),
+    ],
+)
+async def test_elsewhere_it_is_refused_with_its_place(here: Endpoint, text: str, reason: str) -> None:
+    async with client(here) as http:
+        answer = await http.post("/mcp", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]["message"]

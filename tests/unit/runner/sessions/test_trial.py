@@ -70,15 +70,20 @@ async def test_the_critical_attacks_fail_in_the_runner_s_own_sandbox_with_severa
 
 
 async def test_an_attack_that_was_only_late_beside_others_is_tried_again_alone(sandbox: Sandbox) -> None:
-    outcomes = iter(["late", "", "late", "late"])
-    attacks = [
-        Attack(number=98, title="is late once", expected="", judge=lambda _: next(outcomes), code="say(1)"),
-        Attack(number=99, title="holds", expected="", judge=says(1), code="say(1)"),
-    ]
-    once = await attack(lambda _: None, attacks=lambda _: attacks, isolation=sandbox, at_once=2)
-    assert [each.status for each in once.results if each.number > 90] == ["held", "held"]
-    twice = await attack(lambda _: None, attacks=lambda _: attacks, isolation=sandbox, at_once=2)
-    assert [each.status for each in twice.results if each.number > 90] == ["broken", "held"]
+    late, got = "it ended after 900 ms", "it got done"
+    for told, status in (
+        ([late, late, ""], "held"),
+        ([late] * 4, "broken"),
+        ([late, got, ""], "broken"),
+        ([got, ""], "broken"),  # a race that is won once is won
+    ):
+        outcomes = iter(told)
+        listed = [
+            Attack(number=98, title="is tried", expected="", judge=lambda _, o=outcomes: next(o), code="say(1)"),
+            Attack(number=99, title="holds", expected="", judge=says(1), code="say(1)"),
+        ]
+        found = await attack(lambda _: None, attacks=lambda _, these=listed: these, isolation=sandbox, at_once=2)
+        assert [each.status for each in found.results if each.number > 90] == [status, "held"]
 
 
 async def test_without_a_sandbox_the_attacks_that_look_succeed_and_others_are_not_begun(tmp_path: Path) -> None:
@@ -190,3 +195,22 @@ async def test_a_session_on_a_host_that_fails_is_refused_with_the_item(open_hous
     house = await open_house(attacks=Attacks(report(result())))
     with pytest.raises(CannotPrepare, match="item 7"):
         await begin(house)
+
+
+async def test_who_waits_is_told_for_what_and_the_answer_says_it_too(open_house, arriving) -> None:
+    attacks = Attacks(report())
+    attacks.held.clear()
+    house = await open_house(attacks=attacks)
+    await house.profiles.ensure("bare")
+    stay = arriving(house)
+    asked = stay.start("1 + 1")
+    beginning = asyncio.create_task(stay.begin())
+    await asked.until(lambda: any(event.text == PROGRESS for event in asked.events))
+    attacks.held.set()
+    await beginning
+    result = await asked.answer()
+    assert result.results[0]["text/plain"] == "2"
+    assert PROGRESS in " ".join(result.notes)
+    assert (await stay.python("1")).notes == ()
+    stay.job.kill()
+    await stay.end()

@@ -159,6 +159,18 @@ def test_a_host_that_cannot_isolate_refuses_and_says_what_is_missing(tmp_path: P
     assert ended.stdout == ""
 
 
+async def test_a_zygote_whose_start_is_cancelled_leaves_nothing_open(guests: Any) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for turns in range(4):
+        python = os.path.realpath(sys.executable)
+        starting = asyncio.create_task(guests.sandbox.zygote(key=f"cancelled {turns}", python=python))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 async def test_a_retired_zygote_takes_its_guests_along(guests: Any) -> None:
     process = await guests.start_python("import time; print('up', flush=True); time.sleep(600)")
     await guests.read_until(process, b"up")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -203,6 +205,7 @@ class Process(Repl):
     def __init__(self, directory: Path) -> None:
         ours, theirs = socket.socketpair()
         outputs, errors = os.pipe(), os.pipe()
+        self._temporary = tempfile.mkdtemp()  # short: multiprocessing makes sockets in it
         self.process = subprocess.Popen(
             [_PYTHON, "-s", "-c", _START, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
@@ -210,7 +213,7 @@ class Process(Repl):
             stderr=errors[1],
             pass_fds=[theirs.fileno()],
             cwd=directory,
-            env={**_ENVIRONMENT, "PYTHONPATH": str(_SOURCE), "HOME": str(directory), "TMPDIR": str(directory)},
+            env={**_ENVIRONMENT, "PYTHONPATH": str(_SOURCE), "HOME": str(directory), "TMPDIR": self._temporary},
         )
         for file in (outputs[1], errors[1]):
             os.close(file)
@@ -229,6 +232,7 @@ class Process(Repl):
             self.process.wait(PATIENCE)  # the last copy has ended
         finally:
             self.process.kill()
+            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 @pytest.fixture

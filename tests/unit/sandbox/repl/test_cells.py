@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -81,6 +83,15 @@ def test_a_forgotten_context_begins_anew(repl: Any) -> None:
     assert repl.run("x", context="other").error == "NameError: name 'x' is not defined"
 
 
+def test_a_forgotten_main_context_leaves_no_trace_of_its_cells(repl: Any) -> None:
+    repl.run("x = 1\n2")
+    repl.ask("forget", context=wire.MAIN)
+    repl.answer(wire.Forgotten)
+    ran = repl.run("_")
+    assert (ran.done.count, ran.error) == (1, "NameError: name '_' is not defined")
+    assert "x = 1" not in ran.traceback
+
+
 def test_names_lists_variables_with_their_types(repl: Any) -> None:
     repl.run("number, text, _hidden = 1, 'a', 2\nclass Mine: pass\nmine = Mine()")
     repl.ask("names", context=wire.MAIN)
@@ -146,9 +157,21 @@ def test_an_interrupt_ends_the_cell_and_keeps_the_variables(repl: Any) -> None:
     assert repl.value("kept") == "1"
 
 
-def test_an_interrupt_between_cells_does_not_strike_the_next(repl: Any) -> None:
+def test_an_interrupt_that_comes_before_the_cell_begins_ends_it(repl: Any) -> None:
+    repl.run("kept = 1")
+    os.kill(repl.ready.pid, signal.SIGSTOP)
+    repl.start("while True: pass")
+    repl.interrupt()
+    os.kill(repl.ready.pid, signal.SIGCONT)
+    assert repl.finish().error == "KeyboardInterrupt"
+    assert repl.value("kept") == "1"
+
+
+def test_an_interrupt_that_came_too_late_does_not_strike_the_next_cell_when_it_is_calmed(repl: Any) -> None:
     repl.value("1")
     repl.interrupt()
+    repl.ask("calm")
+    repl.answer(wire.Calmed)
     assert repl.value("sum(range(100_000))") == "4999950000"
 
 

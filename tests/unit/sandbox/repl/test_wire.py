@@ -35,6 +35,7 @@ MESSAGES: dict[str, tuple[dict[str, Any], wire.FromGuest]] = {
         {"op": "saved", "id": "1", "nonce": "n", "names": ["a"], "lost": [["b", "why"]]},
         wire.Kept("1", "n", "saved", ("a",), (wire.Lost("b", "why"),)),
     ),
+    "calmed": ({"op": "calmed", "id": "1", "nonce": "n"}, wire.Calmed("1", "n")),
     "forgotten": ({"op": "forgotten", "id": "1", "nonce": "n"}, wire.Forgotten("1", "n")),
 }
 

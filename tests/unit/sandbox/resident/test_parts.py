@@ -48,7 +48,7 @@ def family() -> Iterator[tuple[PolledTree, int, int]]:
 
 def test_a_polled_part_is_a_member_with_the_orphans_that_are_not_older(family: tuple[PolledTree, int, int]) -> None:
     tree, first, second = family
-    part = tree.part(second, {first, second})
+    part = tree.part(second, 0, {first, second})
     assert part.populated()
     _end(part)
     assert [member.pid for member in tree.members()[1:]] == [first]
@@ -57,9 +57,22 @@ def test_a_polled_part_is_a_member_with_the_orphans_that_are_not_older(family: t
 
 def test_a_polled_part_never_takes_another_member(family: tuple[PolledTree, int, int]) -> None:
     tree, first, second = family
-    part = tree.part(first, {first, second})
+    part = tree.part(first, 0, {first, second})
     _end(part)
     assert [member.pid for member in tree.members()[1:]] == [second]
+
+
+def test_a_part_whose_process_had_ended_before_it_was_seen_is_what_that_left(
+    family: tuple[PolledTree, int, int],
+) -> None:
+    tree, first, second = family
+    born = next(member.started for member in tree.members() if member.pid == second)
+    os.kill(second, signal.SIGKILL)
+    _until(lambda: second not in [member.pid for member in tree.members()])
+    part = tree.part(second, born, {first, second})
+    assert part.populated()
+    _end(part)
+    assert [member.pid for member in tree.members()[1:]] == [first]
 
 
 def test_relief_kills_the_largest_but_never_the_first(family: tuple[PolledTree, int, int]) -> None:

@@ -85,8 +85,11 @@ class Kernel:
         self._finish(number, nonce, problem, error)
 
     def forget(self, name: str) -> None:
-        """End a context; the main one begins anew."""
+        """End a context; the main one begins anew, and its count with it when there is no other."""
         self.contexts.pop(name, None)
+        if not self.contexts:
+            self.count = 0
+            self.tracebacks.forget()
         if name == MAIN:
             self._new_context(MAIN)
 

@@ -61,6 +61,7 @@ class Server:
             "save": self._save,
             "restore": self._restore,
             "forget": self._forget,
+            "calm": self._calm,
         }
 
     def begin(self, control: int) -> NoReturn:
@@ -181,6 +182,10 @@ class Server:
     def _forget(self, request: dict[str, Any]) -> None:
         self._kernel.forget(request.get("context", MAIN))
         self._answer("forgotten", request)
+
+    def _calm(self, request: dict[str, Any]) -> None:
+        self._kernel.order.forget_interrupt()
+        self._answer("calmed", request)
 
 
 def _forget_ourselves() -> list[ModuleType]:

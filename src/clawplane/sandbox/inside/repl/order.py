@@ -66,12 +66,16 @@ class Order:
         self.calm()
 
     def prepare(self, main: ModuleType) -> None:
-        """Before a cell: `main` is `__main__`, and an interrupt that came too late for the last one is forgotten."""
+        """Before a cell: `main` is `__main__`. An interrupt that waits already is meant for this cell."""
         names = main.__dict__
         names["__name__"] = "__main__"
         names["__builtins__"] = _builtins
         self._modules["__main__"] = main
+
+    def forget_interrupt(self) -> None:
+        """Drop an interrupt that waits: it came too late for the last cell."""
         _set_handler(_SIGINT, _SIG_IGN)
+        _set_handler(_SIGINT, _ignore_interrupt)
 
     def listen(self, handler: Callable[[int, Any], Any] = _raise_interrupt) -> None:
         """From now on signals are heard, and an interrupt raises KeyboardInterrupt."""
