@@ -3,6 +3,9 @@
 The HTTP server bounds neither: whoever reaches the port, without any key, could make it keep gigabytes of headers, or
 hold a connection for ever with half a request line. `BoundedHead` counts the bytes that bring neither the start of a
 request nor a piece of its body, which are its head, its trailers and the framing of chunks, and times the head.
+
+It also gives every request its `Connection` (delivery.py), by which a handler learns that its client has gone, that the
+server is to stop, or that an answer arrived.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import asyncio
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from clawplane.api.delivery import EXTENSION, Connection
 
 HEAD_BYTES: Final = 64 << 10
 HEAD_SECONDS: Final = 30.0
@@ -29,16 +34,29 @@ class BoundedHead(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a head."""
         super().connection_made(transport)
+        self._connection = Connection(transport, self.loop)
+        self._extensions: dict[str, Any] = {EXTENSION: self._connection}
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_timer()
         super().connection_lost(exc)
+        self._connection.lost()
+
+    def eof_received(self) -> None:
+        """Look whether the client had everything before it hung up; the connection closes after this."""
+        self._connection.heard()
+
+    def shutdown(self) -> None:
+        """Let what waits come to an end."""
+        super().shutdown()
+        self._connection.leave()
 
     def data_received(self, data: bytes) -> None:
         """Count, parse, and hang up on what is too much."""
         self._counted += len(data)
+        self._connection.heard()
         super().data_received(data)
         if self._counted > HEAD_BYTES and not self.transport.is_closing():
             self._hang_up(b"431 Request Header Fields Too Large")
@@ -49,6 +67,7 @@ class BoundedHead(HttpToolsProtocol):
         if self._timer is None:
             self._expect_head()
         super().on_message_begin()
+        self.scope["extensions"] = self._extensions
 
     def on_headers_complete(self) -> None:
         """Stop timing the head; what comes now is a body."""

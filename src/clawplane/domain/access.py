@@ -12,7 +12,10 @@ KEY_PREFIX = "scraper_api_"
 
 
 class Scope(StrEnum):
-    """What a key may do; `admin` includes all but `runner`, `read` only looks, `runner` is for daemons only."""
+    """What a key may do; `admin` includes all but `runner` and `host_runner`, which are for daemons; `read` only looks.
+
+    `host` submits and fetches host tasks; `host_runner` polls for them and reports them over the Task API.
+    """
 
     ADMIN = "admin"
     WORKERS = "workers"
@@ -20,6 +23,10 @@ class Scope(StrEnum):
     HOST = "host"
     READ = "read"
     RUNNER = "runner"
+    HOST_RUNNER = "host_runner"
+
+
+_DAEMONS = frozenset({Scope.RUNNER, Scope.HOST_RUNNER})
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,12 +37,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Tell whether this caller has `scope`; every scope but `runner` includes reading."""
+        """Tell whether this caller has `scope`; every scope but those of daemons includes reading."""
         if scope in self.scopes:
             return True
-        if scope is Scope.RUNNER:
+        if scope in _DAEMONS:
             return False
-        return Scope.ADMIN in self.scopes or (scope is Scope.READ and bool(self.scopes - {Scope.RUNNER}))
+        return Scope.ADMIN in self.scopes or (scope is Scope.READ and bool(self.scopes - _DAEMONS))
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

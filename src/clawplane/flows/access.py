@@ -6,6 +6,7 @@ for some seconds by digest; a revocation here forgets them at once, one on anoth
 
 from __future__ import annotations
 
+import hmac
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
@@ -13,8 +14,8 @@ from typing import Final
 from clawplane.domain.access import ApiKey, Caller, Scope, digest_of, new_secret
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import AuthenticationRequired, Conflict, Forbidden, InvalidArgument, InvalidToken, NotFound
-from clawplane.domain.ids import new_ulid
-from clawplane.domain.ports import Keys
+from clawplane.domain.ids import RunnerId, is_ulid, new_ulid
+from clawplane.domain.key_ports import KeyStore
 
 _REMEMBERED: Final = 1024
 _REMEMBER_SECONDS: Final = 30.0
@@ -25,7 +26,7 @@ _MIN_OWN_SECRET: Final = 16
 class Access:
     """Create, check and revoke keys."""
 
-    def __init__(self, keys: Keys, clock: Clock, *, owner: str = "admin") -> None:
+    def __init__(self, keys: KeyStore, clock: Clock, *, owner: str = "admin") -> None:
         self._keys = keys
         self._clock = clock
         self._owner = owner
@@ -57,18 +58,38 @@ class Access:
             return
 
     async def create(
-        self, *, name: str, scopes: Iterable[Scope], owner: str | None = None, expires_at: int | None = None
+        self,
+        *,
+        name: str,
+        scopes: Iterable[Scope],
+        owner: str | None = None,
+        expires_at: int | None = None,
+        runner: str | None = None,
     ) -> tuple[ApiKey, str]:
-        """Create a key and return it with its secret, which is shown this once."""
+        """Create a key and return it with its secret, which is shown this once.
+
+        `runner` is the id of a runner that has to use this key from now on instead of the one it used.
+        """
         granted = frozenset(scopes)
         if not granted:
             raise InvalidArgument("scopes: a key needs at least one scope.", hint=f"Choose among {_scope_names()}.")
         if not 0 < len(name) <= 200:
             raise InvalidArgument("name: give the key a name of 1 to 200 characters.")
+        if runner is not None and not (is_ulid(runner) and Scope.RUNNER in granted):
+            raise InvalidArgument(
+                "runner: it is no id of a runner, or the key has not the scope `runner`.",
+                hint="Take the id from GET /v1/runners, and give the key the scope `runner`.",
+            )
         secret = new_secret()
         key = self._new_key(secret, name=name, scopes=granted, owner=owner or self._owner, expires_at=expires_at)
         await self._keys.add(key)
+        if runner is not None:
+            await self._keys.give_runner(RunnerId(runner), key.id)
         return key, secret
+
+    async def claim_runner(self, key_id: str, runner: RunnerId) -> bool:
+        """Tell whether a runner's id belongs to this key; one that belongs to none does from now on."""
+        return await self._keys.claim_runner(runner, key_id) == key_id
 
     async def all(self) -> list[ApiKey]:
         """Return all keys, newest first."""
@@ -99,7 +120,7 @@ class Access:
     async def _look_up(self, digest: bytes) -> ApiKey | None:
         now = self._clock.monotonic()
         remembered = self._known.get(digest)
-        if remembered is not None and remembered[0] > now:
+        if remembered is not None and remembered[0] > now and hmac.compare_digest(remembered[1].digest, digest):
             self._known.move_to_end(digest)
             return remembered[1]
         revocations = self._revocations

@@ -1,0 +1,1 @@
+"""The Task API: the wire that openclaw runners, bots and bridges speak, over host tasks."""

@@ -1,0 +1,102 @@
+"""Runners that poll over the Task API: who they are, that they live, and what they still hold.
+
+A peer's runner says nothing of itself; its tasks end by their deadlines. One that names itself (`runnerId`) is listed
+beside the linked runners, under an id that begins with `poll:`. One that sends heartbeats keeps its tasks by them: each
+heartbeat names the tasks with the claim under which each was given, and is answered with what is not its own any more
+and what it shall stop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import NotFound
+from clawplane.domain.host_tasks import Reach, TaskId
+from clawplane.domain.ids import JobId, RunnerId
+from clawplane.domain.leases import RunnerRecord
+from clawplane.domain.ports import Queue
+from clawplane.flows.host_tasks import HostWork
+
+PREFIX: Final = "poll:"
+ANONYMOUS: Final = RunnerId(f"{PREFIX}anonymous")
+
+_SEEN_EVERY: Final = 5.0
+_REMEMBERED: Final = 4096
+
+
+class HeldTask(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that a runner says it runs, with the claim under which it was given."""
+
+    task: TaskId
+    claim: int
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """What a heartbeat is answered with: tasks that are not this runner's any more, and tasks to stop, with why."""
+
+    lost: tuple[TaskId, ...]
+    cancel: tuple[tuple[TaskId, str], ...]
+
+
+class PollingRunners:
+    """What the control plane knows of runners that poll."""
+
+    def __init__(self, host: HostWork, queue: Queue, clock: Clock) -> None:
+        self._host = host
+        self._queue = queue
+        self._clock = clock
+        self._seen: OrderedDict[RunnerId, float] = OrderedDict()
+
+    async def polled(self, runner: RunnerId, reach: Reach) -> None:
+        """Note that a named runner asks for tasks; stored at most every few seconds."""
+        now = self._clock.monotonic()
+        if now - self._seen.get(runner, -_SEEN_EVERY) < _SEEN_EVERY:
+            return
+        self._seen[runner] = now
+        self._seen.move_to_end(runner)
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        await self._queue.upsert_runner(self._record(runner, reach, version="", slots=0))
+
+    async def heard(
+        self, runner: RunnerId, reach: Reach, held: Sequence[HeldTask], *, version: str, slots: int
+    ) -> Beat:
+        """Note a heartbeat; `slots` is how many tasks the runner takes at once, 0 when it did not say."""
+        await self._queue.upsert_runner(self._record(runner, reach, version=version, slots=slots))
+        jobs: dict[JobId, TaskId] = {}
+        claims: list[tuple[JobId, int]] = []
+        lost: list[TaskId] = []
+        for each in held:
+            try:
+                task = await self._host.find(each.task)
+            except NotFound:
+                lost.append(each.task)
+                continue
+            jobs[task.job] = each.task
+            claims.append((task.job, each.claim))
+        told = await self._queue.heartbeat(runner, claims, now=self._clock.now_ms())
+        return Beat(
+            lost=(*lost, *(jobs[job] for job, _ in told.lost)),
+            cancel=tuple((jobs[job], reason) for job, _, reason in told.cancels),
+        )
+
+    async def all(self) -> list[RunnerRecord]:
+        """Return every runner that takes or took host tasks, linked or polling."""
+        return [record for record in await self._queue.runners() if "host" in record.capabilities]
+
+    def _record(self, runner: RunnerId, reach: Reach, *, version: str, slots: int) -> RunnerRecord:
+        return RunnerRecord(
+            id=runner,
+            name=reach.name,
+            version=version,
+            capabilities=("host", *(f"host@{group}" for group in reach.groups)),
+            labels=reach.labels,
+            slots={"host": slots} if slots else {},
+            connected=True,
+            last_seen=self._clock.now_ms(),
+        )
