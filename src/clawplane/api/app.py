@@ -21,7 +21,11 @@ from clawplane.api.edge import Edge
 from clawplane.api.mcp.routes import mcp_routes
 from clawplane.api.metrics import Metrics
 from clawplane.api.native import routes as native
+from clawplane.api.openclaw.dispatch import TaskApi
+from clawplane.api.openclaw.limits import RateLimit
+from clawplane.api.openclaw.visits import House as TaskHouse
 from clawplane.api.routing import answer_unrouted, routes
+from clawplane.flows.polling_runners import PollingRunners
 
 LinkEndpoint = Callable[[WebSocket], Awaitable[None]]
 LINK_PATH = "/v1/runner/link"
@@ -38,9 +42,27 @@ def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
     paths.append(WebSocketRoute(LINK_PATH, link_endpoint))
     return Starlette(
         routes=paths,
-        middleware=[Middleware(Edge, limits=flows.limits, metrics=metrics)],
+        middleware=[*_task_api(flows, metrics), Middleware(Edge, limits=flows.limits, metrics=metrics)],
         exception_handlers={HTTPException: answer_unrouted},
     )
+
+
+def _task_api(flows: Flows, metrics: Metrics) -> list[Middleware]:
+    """Return what answers the Task API's paths before the edge sees them."""
+    if flows.host is None:
+        return []
+    options = flows.task_api
+    house = TaskHouse(
+        host=flows.host,
+        runners=PollingRunners(flows.host, flows.queue, flows.clock),
+        access=flows.access,
+        wakeups=flows.wakeups,
+        clock=flows.clock,
+        limit=RateLimit(flows.clock, per_second=options.requests_per_second, burst=options.burst),
+        notifier=flows.notifier,
+        options=options,
+    )
+    return [Middleware(TaskApi, house=house, metrics=metrics)]
 
 
 def _document_operation(table: list[Operation], version: str) -> Operation:

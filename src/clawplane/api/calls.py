@@ -12,13 +12,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from clawplane.api.openclaw.visits import TaskApiOptions
 from clawplane.api.own_address import own_address
 from clawplane.domain.access import Caller, Scope
+from clawplane.domain.callback_ports import Notifier
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidSchema
 from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 from clawplane.domain.ports import Blobs, Events, Queue, Wakeups
 from clawplane.flows.access import Access
+from clawplane.flows.host_tasks import HostWork
 from clawplane.flows.leases import Leases
 from clawplane.flows.packages import Packages
 from clawplane.flows.results import Results
@@ -78,6 +81,10 @@ class Flows:
     wakeups: Wakeups
     clock: Clock
     spool: Path
+    host: HostWork | None = None
+    """Host tasks; without them the Task API's paths are unknown."""
+    notifier: Notifier | None = None
+    task_api: TaskApiOptions = field(default_factory=TaskApiOptions)
     limits: HttpLimits = field(default_factory=HttpLimits)
     public_url: str | None = None
     month_rule: bool = False
