@@ -9,6 +9,7 @@ import msgspec
 from clawplane.domain.host_ports import Waiting
 from clawplane.domain.host_tasks import Approval, HostTask, Reach, TaskStatus, reaches
 from clawplane.domain.leases import RunnerRecord
+from clawplane.flows.runner_links import reach_of
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,12 +64,6 @@ def _of_runners(waiting: Waiting, runners: Sequence[RunnerRecord], parked: Seque
         many = "1000 or more" if ahead >= 1000 else str(ahead)
         return Explanation(code="queued", reason=f"{many} tasks are before it, and every slot is taken.", ahead=ahead)
     return Explanation(code="queued", reason="It is next; every slot of the runners that can do it is taken.")
-
-
-def reach_of(runner: RunnerRecord) -> Reach:
-    """Return which host tasks a linked runner can be given."""
-    groups = tuple(caps.partition("@")[2] for caps in runner.capabilities if caps.startswith("host@"))
-    return Reach(groups=groups, runner=runner.id, name=runner.name, labels=runner.labels)
 
 
 def _in_words(caps: str) -> str:

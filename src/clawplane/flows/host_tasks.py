@@ -132,6 +132,8 @@ class HostWork:
         storing = asyncio.ensure_future(self._tasks.submit(self._new_task(request, owner, now), now=now))
         self.pollers.look()  # its claim is written behind this task, in the same commit
         submitted = await storing
+        if submitted.task.not_before is not None:
+            self._leases.not_later_than(submitted.task.not_before)
         if not submitted.replayed:
             self._changed(submitted.task.id)
         return submitted
@@ -214,6 +216,8 @@ class HostWork:
             msgspec.structs.replace(poll, server_delivers=delivers), seconds=seconds, gone=gone
         )
         if claimed is not None:
+            work = claimed.task.work
+            self._leases.not_later_than((claimed.task.started_at or 0) + lease_ms_of(work))
             self._wakeups.notify(channels.EVENTS)
         return claimed
 

@@ -108,6 +108,10 @@ class Leases:
         """Return every runner ever heard of, newest first."""
         return await self._queue.runners()
 
+    def not_later_than(self, at: int) -> None:
+        """Look at what time has ended at `at` (milliseconds) at the latest: something was stored that ends then."""
+        self._expiry.not_later_than(at)
+
     def watch(self, watch: SessionWatch) -> None:
         """Let `watch` hear what becomes of sessions' jobs."""
         self._watch = watch
@@ -272,8 +276,8 @@ class Leases:
         elif job is not None:
             self._wake_subject(job)
             self._watch.ended(job.subject, finish.claim.job)
-        if finish.outcome.reason == "setup":
-            self._wakeups.notify(channels.READY)
+        if finish.outcome.reason == "setup" or (job is not None and job.kind is JobKind.HOST):
+            self._wakeups.notify(channels.READY)  # it waits again, or the next of its conversation does
         if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
             await self._bound_traffic(RunSlug(job.subject), finish.outcome)
         return result
@@ -335,7 +339,7 @@ class Leases:
             self._lose(lost)
         for run in expired.runs:
             await closing.announce(self._runs, self._wakeups, run, self._clock.now_ms())
-        self._tick.set()  # lost jobs wait again, and so do declined ones whose delay is over
+        self._wakeups.notify(channels.READY)  # lost jobs wait again, and so do those whose delay is over
 
     async def _send(self, offer: Offer) -> None:
         now = self._clock.now_ms()
@@ -369,6 +373,9 @@ class Leases:
         self._jobs.forget(view.job)
         if not view.confirmed:
             await self._queue.decline(claim, view.runner, now=now)
+        elif view.kind is JobKind.HOST:  # what ran on somebody's machine is not begun again unless its policy says so
+            await self._host_tasks.lose([(view.job, view.fence)], now=now)
+            self._wakeups.notify(channels.host_task(view.subject))
         else:
             await self._watch.ending(view.subject)
             reason = LOST if view.kind is JobKind.SESSION else "setup"

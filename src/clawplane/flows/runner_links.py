@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple, assert_never
 
+from clawplane.domain.host_tasks import Reach
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, JobKind, RunnerRecord, Want
 from clawplane.domain.ports import HeartbeatResult, RunnerConnection
@@ -14,6 +15,10 @@ from clawplane.domain.session_rules import caps_of
 
 _STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
 """A runner that has missed its heartbeat is offered nothing until it is heard again."""
+
+
+HOST: Final = "host"
+"""The capability of runners that do host tasks; which groups of them is said by `host@GROUP`."""
 
 
 class RunnerLink:
@@ -53,7 +58,7 @@ class RunnerLink:
             return []
         offered = self.record.capabilities
         return [
-            Want(runner=self.record.id, caps=caps, count=left)
+            Want(runner=self.record.id, caps=caps, count=left, reach=reach_of(self.record) if caps == HOST else None)
             for caps, count in self.free.items()
             if (left := count - self.reserved[caps]) > 0 and caps in offered and kind_of(caps) not in self.unable
         ]
@@ -97,6 +102,12 @@ def best_seat(links: Iterable[RunnerLink], caps: str, now: int) -> Want | None:
     if not wants:
         return None
     return Want(runner=max(wants, key=lambda want: want.count).runner, caps=caps, count=1)
+
+
+def reach_of(runner: RunnerRecord) -> Reach:
+    """Return which host tasks a linked runner can be given."""
+    groups = tuple(caps.partition("@")[2] for caps in runner.capabilities if caps.startswith(f"{HOST}@"))
+    return Reach(groups=groups, runner=runner.id, name=runner.name, labels=runner.labels)
 
 
 def why_not_ready(links: Collection[RunnerLink], loops: Iterable[Future[None]]) -> str | None:
@@ -154,5 +165,7 @@ def capabilities_of(kind: JobKind, runner: RunnerId) -> tuple[str, ...]:
             return ("workers",)
         case JobKind.SESSION:
             return (caps_of(None), caps_of(runner))
+        case JobKind.HOST:
+            return (HOST,)
         case _:
             assert_never(kind)

@@ -1,7 +1,7 @@
 """Seal secrets with a key that lies beside the database, in a file that only this user reads.
 
-AES-256-GCM with a random nonce for each secret. Whoever gets hold of the database alone, a copy of it or a backup, reads
-no bot token; whoever reads the whole data directory is this user anyway.
+AES-256-GCM with a random nonce for each secret. Whoever gets hold of the database alone, a copy of it or a backup,
+reads no bot token; whoever reads the whole data directory is this user anyway.
 """
 
 from __future__ import annotations
