@@ -1,8 +1,9 @@
-"""The port through which the edge tells a chat channel something; whoever sends implements it."""
+"""The ports of callbacks: how the edge tells a chat channel something, and how what is owed is delivered."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
 
 from clawplane.domain.errors import ClawplaneError
 
@@ -28,4 +29,102 @@ class Notifier(Protocol):
         Raises InvalidArgument for a channel of no allowed shape (nothing was sent), CallbackUnset without a bot token,
         CallbackRefused with `Callback API <status>: <body>` or the network's own words.
         """
+        ...
+
+
+class Attempted(Protocol):
+    """What came of one try to deliver a parcel."""
+
+    @property
+    def verdict(self) -> Literal["delivered", "later", "failed"]:
+        """Return whether it is over, and how."""
+        ...
+
+    @property
+    def via(self) -> Literal["chat", "hook", "webhook"]:
+        """Return the way that was tried last."""
+        ...
+
+    @property
+    def sent(self) -> int:
+        """Return how many chunks were delivered."""
+        ...
+
+    @property
+    def tries(self) -> int:
+        """Return how often the chunk that was tried last has been tried."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """Return what the receiver answered; 0 when it did not."""
+        ...
+
+    @property
+    def error(self) -> str:
+        """Return what went wrong, in words without secrets."""
+        ...
+
+    @property
+    def wait(self) -> float:
+        """Return the seconds until the next try, when it is `later`."""
+        ...
+
+    @property
+    def skipped(self) -> str:
+        """Return why a gateway's hook was passed over; "" when none was."""
+        ...
+
+
+class Told(Protocol):
+    """What a chat answered to a single message."""
+
+    @property
+    def status(self) -> int:
+        """Return the status, 0 when there was no answer."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """Return the answer's body, or why there was none."""
+        ...
+
+    @property
+    def allowed(self) -> bool:
+        """Tell whether it was sent at all: a channel of no allowed shape never is."""
+        ...
+
+
+class Courier(Protocol):
+    """Tries to deliver, once a call, and keeps nothing; secrets in clear."""
+
+    @property
+    def has_token(self) -> bool:
+        """Tell whether messages without a token of their own can be sent."""
+        ...
+
+    async def notify(self, channel: str, message: str) -> Told:
+        """Send one message now and once."""
+        ...
+
+    async def chat(
+        self,
+        parcel: str,
+        channel: str,
+        text: str,
+        *,
+        token: str,
+        sent: int,
+        tries: int,
+        delivered: Callable[[int], Awaitable[None]],
+    ) -> Attempted:
+        """Try to deliver a message from chunk `sent` on; `delivered` is awaited behind each chunk but the last."""
+        ...
+
+    async def webhook(self, parcel: str, url: str, body: bytes, *, secret: str, tries: int) -> Attempted:
+        """Try to deliver a signed notice."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
         ...

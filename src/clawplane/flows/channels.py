@@ -15,6 +15,9 @@ READY: Final = "ready"
 EVENTS: Final = "events"
 """The event log has grown."""
 
+CALLBACKS: Final = "callbacks"
+"""The outbox may hold callbacks that were not there before."""
+
 
 def of_job(kind: JobKind, subject: str) -> tuple[str, ...]:
     """Return the channels on which a change of such a job is told."""
@@ -26,7 +29,7 @@ def of_job(kind: JobKind, subject: str) -> tuple[str, ...]:
         case JobKind.SESSION:
             return (EVENTS,)
         case JobKind.HOST:
-            return host_task(subject), log(subject), EVENTS
+            return host_task(subject), log(subject), EVENTS, CALLBACKS
         case _:
             assert_never(kind)
 

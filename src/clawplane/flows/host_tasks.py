@@ -234,6 +234,7 @@ class HostWork:
         reported = await self._tasks.report(task, report, now=self._clock.now_ms())
         self._leases.cancel(reported.leases, "The task was reported by another runner.")
         self._changed(task)
+        self._wakeups.notify(channels.CALLBACKS)
         return reported
 
     async def reported_event(self, event: TaskEvent) -> TaskEvent:
@@ -264,6 +265,7 @@ class HostWork:
         found, leases = cancelled
         await self._stop(found, leases)
         self._changed(task)
+        self._wakeups.notify(channels.CALLBACKS)
         return await self.find(task)
 
     async def _stop(self, task: HostTask, leases: Sequence[LeaseView]) -> None:
@@ -280,6 +282,7 @@ class HostWork:
             await self.find(task)
             raise Conflict("The task does not wait for an approval.")
         self._changed(task)
+        self._wakeups.notify(channels.CALLBACKS)
         return found
 
     async def retry(self, task: TaskId) -> HostTask:

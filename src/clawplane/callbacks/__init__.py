@@ -1,0 +1,1 @@
+"""Tell the outside that something has ended: chat channels, OpenClaw gateways, signed webhooks."""
