@@ -102,6 +102,8 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     environment_max_age_days: float = 30.0
     egress: EgressChoices = EgressChoices()
     sessions: SessionChoices = SessionChoices()
+    host_tasks: bool = False
+    host_policy: Path | None = None
     log_level: str = "info"
 
 
@@ -263,6 +265,8 @@ def runner_settings(
     labels: Mapping[str, str] | None = None,
     unsafe_no_sandbox: bool = False,
     drain_seconds: float = 30.0,
+    host_tasks: bool = False,
+    host_policy: Path | None = None,
     log_level: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> RunnerDaemonSettings:
@@ -290,6 +294,8 @@ def runner_settings(
         environment_max_age_days=whole_number(env, "CLAWPLANE_ENVIRONMENTS_MAX_DAYS", 30, low=1, high=36_500),
         egress=_egress(env),
         sessions=session_choices(env),
+        host_tasks=host_tasks,
+        host_policy=host_policy,
         log_level=_log_level(log_level, env),
     )
 

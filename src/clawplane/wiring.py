@@ -47,6 +47,7 @@ from clawplane.flows.upkeep import clear_spool
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
+from clawplane.runner.host.settings import host_settings
 from clawplane.runner.sessions.trial import finding_of, remembered
 from clawplane.runner.settings import EgressSettings, RunnerSettings
 from clawplane.sandbox.probe import probe
@@ -285,6 +286,8 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                 session_ready=settings.sessions.ready,
                 session_spill_bytes=settings.sessions.spill,
                 session_save_seconds=settings.sessions.save_seconds,
+                host=host_settings(os.environ, settings.host_policy) if settings.host_tasks else None,
+                protected=(settings.data,),
             )
         )
     )

@@ -201,7 +201,7 @@ def test_after_too_long_a_silence_what_runs_is_given_up_and_what_has_ended_is_ke
     side.confirm(offer(2, 20))
     side.receive(Confirmed(job=JobId(2), fence=20), 0)
     side.end(JobId(2), 20, DONE)
-    assert [(frame.job, frame.fence) for frame in side.give_up()] == [(1, 10)]
+    assert [(frame.job, frame.fence) for frame in side.give_up(1e9)] == [(1, 10)]
     assert side.held() == ((JobId(2), 20),)
     assert not side.silent(1e9)
 

@@ -37,6 +37,19 @@ Unsafe = Annotated[
         "user can. Never for code you did not write.",
     ),
 ]
+HostTasks = Annotated[
+    bool,
+    Parameter(
+        name="--host-tasks",
+        negative="",
+        help="Take host tasks, too: shell commands, file operations and agent CLIs WITH ALL RIGHTS of this user. "
+        "Whoever may submit host tasks can do here what this user can.",
+    ),
+]
+HostPolicy = Annotated[
+    Path | None,
+    Parameter(name="--host-policy", help="TOML file that bounds host tasks: kinds, commands, directories."),
+]
 Parent = Annotated[int | None, Parameter(name="--parent", show=False)]
 
 _PR_SET_PDEATHSIG = 1
@@ -83,6 +96,8 @@ def up(
     port: Port = None,
     slots: Slots = None,
     unsafe_no_sandbox: Unsafe = False,
+    host_tasks: HostTasks = False,
+    host_policy: HostPolicy = None,
     log: Log = None,
 ) -> None:
     """Start everything on this machine: the control plane and one runner, in the foreground.
@@ -113,7 +128,9 @@ def up(
         "runner",
         [*shared, "--url", settings.local_url, "--token-file", str(token_file), "--drain", "2"]
         + (["--slots", str(slots)] if slots else [])
-        + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else []),
+        + (["--unsafe-no-sandbox"] if unsafe_no_sandbox else [])
+        + (["--host-tasks"] if host_tasks else [])
+        + (["--host-policy", str(host_policy)] if host_policy else []),
         without=["CLAWPLANE_API_KEY", "CLAWPLANE_RUNNER_TOKEN"],
     )
     raise SystemExit(asyncio.run(supervise(serve_child, runner_child, settings.local_url)))
@@ -181,6 +198,8 @@ def runner(
     slots: Slots = None,
     label: Annotated[list[str] | None, Parameter(name="--label", negative="")] = None,
     unsafe_no_sandbox: Unsafe = False,
+    host_tasks: HostTasks = False,
+    host_policy: HostPolicy = None,
     drain: float = 30.0,
     log: Log = None,
     parent: Parent = None,
@@ -213,6 +232,8 @@ def runner(
             labels=_labels(label or []),
             unsafe_no_sandbox=unsafe_no_sandbox,
             drain_seconds=drain,
+            host_tasks=host_tasks,
+            host_policy=host_policy,
             log_level=log,
         )
     except ClawplaneError as error:

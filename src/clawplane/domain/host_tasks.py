@@ -31,6 +31,8 @@ LEASE_GRACE_MS: Final = 60_000
 """What a lease lasts beyond what the runner allows itself."""
 HOST_SILENCE_MS: Final = 90_000
 """A runner silent for this long has lost its host tasks; a cut shorter than that changes nothing."""
+HOST_SELF_STOP_MS: Final = 80_000
+"""A runner that could reach nobody for this long ends its host tasks, before others can have been given them."""
 PRIORITY_STEP_MS: Final = 600_000
 """One step of priority is worth this much waiting, so that nothing starves."""
 MOST_PRIORITY: Final = 100

@@ -26,7 +26,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from clawplane.domain.batches import LogLine, ShippedRow
 from clawplane.domain.clock import Clock
 from clawplane.domain.ids import JobId
-from clawplane.domain.leases import Offer, Outcome
+from clawplane.domain.leases import Finish, Offer, Outcome
 from clawplane.domain.runs import HeaderItem
 from clawplane.domain.sessions import LiveState
 from clawplane.link.asking import Asking, Questions
@@ -130,6 +130,10 @@ class Link:
         self._said.set()
         if self._watchdog is None:
             self._watch()
+
+    def restore(self, finish: Finish) -> None:
+        """Take in the end of a host task that could not be reported before; it is said after the next greeting."""
+        self._side.restore(finish)
 
     def decline(self, offer: Offer, reason: str) -> None:
         """Give an offer back."""
@@ -347,16 +351,17 @@ class Link:
             return False
         self._cut.set()
         self._unlinked()
-        for news in self._side.give_up():
+        for news in self._side.give_up(self._clock.monotonic()):
             self._hear(news)
         return True
 
     def _watch(self) -> None:
         """Look at the clock when the silence would become too long; armed only while something runs."""
         self._watchdog = None
-        if self._guard() or not self._side.running:
+        self._guard()
+        if not self._side.running:
             return
-        left = self._side.heard_at + self._side.self_stop - self._clock.monotonic()
+        left = self._side.patience_ends - self._clock.monotonic()
         self._watchdog = asyncio.get_running_loop().call_later(max(left, 0.01), self._watch)
 
 

@@ -9,7 +9,9 @@ Rules that never break:
 - A batch is kept until Stored, an end until Ended; both are sent again after a reconnect, batches behind the stored one
   only. An end is sent when no batch of its job is waiting any more.
 - `heard_at` is when the last *answered* heartbeat was sent: the control plane noted it later than that, so after
-  `self_stop` seconds from then the leases may be gone to others, and what runs must end (`silent`, `give_up`).
+  `self_stop` seconds from then the leases may be gone to others, and what runs must end (`silent`, `give_up`). Host
+  tasks have leases that last longer, and run on through a cut that ends Workers.
+- The end of a host task is said even when its lease is gone: nothing was done twice yet, and the first report counts.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from typing import Final
 import msgspec
 
 from clawplane.domain.batches import Batch, LogLine, ShippedRow
+from clawplane.domain.host_tasks import HOST_SELF_STOP_MS
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SELF_STOP_MS, SILENCE_MS, Claim, Finish, Offer, Outcome
+from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SELF_STOP_MS, SILENCE_MS, Claim, Finish, JobKind, Offer, Outcome
 from clawplane.domain.runs import HeaderItem
 from clawplane.link.frames import (
     PROTOCOL,
@@ -71,6 +74,7 @@ class _Held:
     unstored: deque[Batch] = field(default_factory=deque)
     finish: Finish | None = None
     note: bytes | None = None
+    host: bool = False
 
 
 class RunnerSide:
@@ -123,8 +127,12 @@ class RunnerSide:
     def confirm(self, offer: Offer) -> None:
         """Take an offer; Confirmed or Drop follows."""
         claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
-        self._held[offer.job] = _Held(claim)
+        self._held[offer.job] = _Held(claim, host=offer.kind is JobKind.HOST)
         self._say(Confirm(claim=claim))
+
+    def restore(self, finish: Finish) -> None:
+        """Take in the end of a host task that an earlier life of this runner could not report."""
+        self._held[finish.claim.job] = _Held(finish.claim, confirmed=True, finish=finish, host=True)
 
     def decline(self, offer: Offer, reason: str) -> None:
         """Give an offer back; without a link it simply expires."""
@@ -230,29 +238,46 @@ class RunnerSide:
 
     def silent(self, now: float) -> bool:
         """Tell whether leases may have gone to others since the last answered word."""
-        return now - self.heard_at >= self.self_stop and self.running
+        return now >= self.patience_ends
 
     @property
     def running(self) -> bool:
         """Tell whether any lease is held whose work has not ended."""
         return any(held.finish is None for held in self._held.values())
 
+    @property
+    def patience_ends(self) -> float:
+        """Return when the first lease may have gone to others whose work has not ended; infinite when there is none."""
+        left = (self._patience(held) for held in self._held.values() if held.finish is None)
+        shortest = min(left, default=None)
+        return float("inf") if shortest is None else self.heard_at + shortest
+
     def unanswered(self, now: float) -> float:
         """Return for how many seconds the oldest heartbeat of this link has waited for its answer, 0 when none does."""
         return now - self._beats[0][1] if self._beats else 0.0
 
-    def give_up(self) -> list[ServerFrame]:
-        """Forget every lease whose work has not ended, and return a Drop for each.
+    def give_up(self, now: float) -> list[ServerFrame]:
+        """Forget every lease that may be gone and whose work has not ended, and return a Drop for each.
 
         An attempt that has ended keeps its end: nothing runs any more, and if the lease still stands the result counts.
         """
-        lost = [held for held in self._held.values() if held.finish is None]
+        silence = now - self.heard_at
+        lost = [held for held in self._held.values() if held.finish is None and silence >= self._patience(held)]
         for held in lost:
             del self._held[held.claim.job]
-        reason = f"nothing was heard from the control plane for {self.self_stop:g} s"
-        return [Drop(job=held.claim.job, fence=held.claim.fence, reason=reason) for held in lost]
+        return [
+            Drop(
+                job=held.claim.job,
+                fence=held.claim.fence,
+                reason=f"nothing was heard from the control plane for {self._patience(held):g} s",
+            )
+            for held in lost
+        ]
 
     # Inside
+
+    def _patience(self, held: _Held) -> float:
+        return max(self.self_stop, HOST_SELF_STOP_MS / 1000) if held.host else self.self_stop
 
     def _say_free(self) -> None:
         self._say(Free(free=self._free, unable=self._unable))
@@ -276,6 +301,9 @@ class RunnerSide:
             fence = held.claim.fence
             if (job, fence) in stored:
                 heard += self._resume(held, stored[job, fence])
+            elif held.host and held.finish is not None:
+                held.unstored.clear()
+                self._end_when_stored(held)
             elif held.confirmed:
                 del self._held[job]
                 heard.append(Drop(job=job, fence=fence, reason="the lease was lost while there was no link"))

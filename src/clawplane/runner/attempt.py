@@ -4,7 +4,8 @@
                  \\                  \\            \\
                   drop                cancel       cancel: stop politely, then report `aborted`
                   drop at any time: kill, report nothing
-                  give_back at any time: kill, report `setup`, so that the job is queued again
+                  give_back at any time: kill, report `setup`, so that the job is queued again; what may not be done
+                                         twice and runs already is ended shortly and reported as it ended
 
 Preparation begins with the offer, beside the confirmation; code of the job runs only after Confirmed. A job that runs
 nothing by itself, but only what it is asked (a session), begins with its offer: the control plane believes no answer
@@ -15,14 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from clawplane.domain.batches import ERROR
 from clawplane.domain.errors import NotImplementedHere
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.link.asking import Asking
-from clawplane.runner.jobs.job import Answering, CannotPrepare, Job
+from clawplane.runner.jobs.job import Answering, CannotPrepare, Job, Unrepeatable
 from clawplane.runner.shipping import LeaseLost, Shipper
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,10 @@ class Attempt:
     def give_back(self) -> None:
         """This runner leaves: kill, and let the job be queued again."""
         self._end("give_back")
-        self._job.kill()
+        if self._keeps_its_end():
+            cast(Unrepeatable, self._job).part()
+        else:
+            self._job.kill()
 
     async def run(self) -> None:
         """Do the work and report its end."""
@@ -94,11 +98,11 @@ class Attempt:
             outcome = None
         except Exception:
             _log.exception("Job %d failed by a defect of the runner", self.offer.job)
-            outcome = _setup("The runner failed by a defect; its log has the details.")
+            outcome = _defect("exit" if self._keeps_its_end() else "setup")
         if outcome is None or self._ending == "drop":
             self.shipper.lose()
             return
-        if self._ending == "give_back" and not isinstance(self._job, Answering):
+        if self._ending == "give_back" and not (isinstance(self._job, Answering) or self._keeps_its_end()):
             outcome = _setup("The runner was stopped before the attempt ended.")
         self.shipper.flush()
         self._ends.end(self.offer.job, self.offer.fence, outcome)
@@ -130,6 +134,9 @@ class Attempt:
         work.result()
         return True
 
+    def _keeps_its_end(self) -> bool:
+        return self._running and isinstance(self._job, Unrepeatable)
+
     def _ended_early(self) -> Outcome | None:
         if self._ending == "drop":
             return None
@@ -141,6 +148,11 @@ class Attempt:
             self._ending = how
         if not self._interrupted.done():
             self._interrupted.set_result(None)
+
+
+def _defect(reason: str) -> Outcome:
+    message = "The runner failed by a defect; its log has the details."
+    return Outcome(succeeded=False, reason=reason, message=message)
 
 
 def _setup(message: str) -> Outcome:

@@ -25,9 +25,11 @@ from clawplane.domain.leases import JobKind, Offer
 from clawplane.domain.sessions import LiveState
 from clawplane.link.connection import LinkRefused, link_url
 from clawplane.link.protocol import Identity
+from clawplane.runner.host.work import HostWork, host_work
 from clawplane.runner.identity import own, runner_id
 from clawplane.runner.isolation import Isolation
 from clawplane.runner.jobs.build import BuildJob
+from clawplane.runner.jobs.host import HostJob
 from clawplane.runner.jobs.job import Job, UnreadableJob
 from clawplane.runner.jobs.session import SessionJob
 from clawplane.runner.jobs.subtask import SubtaskJob
@@ -82,7 +84,10 @@ async def run_runner(
         shop = await stack.enter_async_context(workshop(settings, isolation, tools, environ, clock))
         collector = _Collector(shop, settings)
         stack.push_async_callback(collector.close)
-        runner = _runner(settings, shop, clock, collector)
+        host = None
+        if settings.host is not None:
+            host = await stack.enter_async_context(host_work(settings, settings.host, environ, clock))
+        runner = _runner(settings, shop, clock, collector, host)
         stack.enter_context(_drained_by_signals(runner))
         serving(runner)
         try:
@@ -103,8 +108,10 @@ async def _open_isolation(settings: RunnerSettings) -> Isolation:
         return UnsafeLauncher(state_directory=settings.data / "unsafe")
 
 
-def _runner(settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _Collector) -> Runner:
-    identity = _identity(settings, clock, sessions=shop.sessions is not None)
+def _runner(
+    settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _Collector, host: HostWork | None
+) -> Runner:
+    identity = _identity(settings, clock, sessions=shop.sessions is not None, host=host)
 
     def note(offer: Offer) -> Callable[[LiveState], None]:
         return lambda state: runner.link.note(offer.job, offer.fence, state)
@@ -112,10 +119,12 @@ def _runner(settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _
     runner = Runner(
         settings,
         identity,
-        _jobs(shop, note),
+        _jobs(shop, host, note),
         clock=clock,
         ended=collector.ended,
         asked=None if shop.sessions is None else shop.sessions.asked,
+        kept=() if host is None else host.kept,
+        settled=(lambda job, fence: None) if host is None else host.ends.remove,
     )
     capability = CAPABILITY[JobKind.SESSION]
     if shop.sessions is None and settings.sessions:
@@ -125,23 +134,27 @@ def _runner(settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _
     return runner
 
 
-def _identity(settings: RunnerSettings, clock: Clock, *, sessions: bool) -> Identity:
+def _identity(settings: RunnerSettings, clock: Clock, *, sessions: bool, host: HostWork | None) -> Identity:
     runner = runner_id(settings.data, clock)
     slots = {CAPABILITY[JobKind.SUBTASK]: settings.slots, CAPABILITY[JobKind.BUILD]: settings.build_slots}
     if sessions:
         capability = CAPABILITY[JobKind.SESSION]
         slots |= {capability: settings.session_slots, bound(capability, runner): settings.session_slots}
+    if host is not None:
+        slots[CAPABILITY[JobKind.HOST]] = host.house.settings.slots
     return Identity(
         runner=runner,
         name=settings.name,
         version=clawplane.__version__,
-        capabilities=tuple(slots),
+        capabilities=(*slots, *(() if host is None else host.capabilities)),
         labels=dict(settings.labels),
         slots=slots,
     )
 
 
-def _jobs(shop: Workshop, note: Callable[[Offer], Callable[[LiveState], None]]) -> Callable[[Offer, Shipper], Job]:
+def _jobs(
+    shop: Workshop, host: HostWork | None, note: Callable[[Offer], Callable[[LiveState], None]]
+) -> Callable[[Offer, Shipper], Job]:
     def make(offer: Offer, shipper: Shipper) -> Job:
         match offer.kind:
             case JobKind.BUILD:
@@ -152,6 +165,10 @@ def _jobs(shop: Workshop, note: Callable[[Offer], Callable[[LiveState], None]]) 
                 if shop.sessions is None:
                     return UnreadableJob("This runner holds no sessions.")
                 return SessionJob(offer, shop.sessions, note(offer))
+            case JobKind.HOST:
+                if host is None:
+                    return UnreadableJob("This runner does no host tasks.")
+                return HostJob(offer, shipper, host.house, host.ends)
 
     return make
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,7 +16,7 @@ import msgspec
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StaleLease, Unavailable
 from clawplane.domain.ids import JobId
-from clawplane.domain.leases import JobKind, Offer
+from clawplane.domain.leases import Finish, JobKind, Offer
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.link.asking import RUNNER_ITSELF, Asking
 from clawplane.link.connection import Link, Waits
@@ -33,6 +33,7 @@ from clawplane.runner.slots import Slots
 _FAREWELL_SECONDS: Final = 2.0
 _KILL_SECONDS: Final = 10.0
 _BUILD_LOG_BYTES: Final = 8 << 20
+_HOST_LOG_BYTES: Final = 32 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ _Key = tuple[JobId, int]
 class Runner:
     """One runner on one link.
 
-    `make_job` turns an offer into work, `ended` hears what kind of job has ended, `asked` answers what concerns no job.
+    `make_job` turns an offer into work, `ended` hears what kind of job has ended, `asked` answers what concerns no job;
+    `kept` are ends that an earlier life could not report, `settled` hears of every lease that is over for good.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class Runner:
         ended: Callable[[JobKind], None] = lambda kind: None,
         asked: Callable[[Asking], None] | None = None,
         waits: Waits | None = None,
+        kept: Sequence[Finish] = (),
+        settled: Callable[[JobId, int], None] = lambda job, fence: None,
     ) -> None:
         self._settings = settings
         self._make_job = make_job
         self._clock = clock
         self._ended = ended
+        self._settled = settled
         self._asked_itself = asked
         self._slots = Slots(identity.slots)
         self._room = Room(settings.buffer_bytes)
@@ -75,6 +80,8 @@ class Runner:
         self.link = Link(
             settings.url, settings.token, identity, self._hear, asked=self._asked, clock=clock, waits=waits
         )
+        for finish in kept:
+            self.link.restore(finish)
 
     @property
     def running(self) -> int:
@@ -152,7 +159,9 @@ class Runner:
             case Drop():
                 _log.info("Job %d is dropped: %s", frame.job, frame.reason)
                 self._forget((frame.job, frame.fence), Attempt.drop)
+                self._settled(frame.job, frame.fence)
             case Ended():
+                self._settled(frame.job, frame.fence)
                 self._forget((frame.job, frame.fence), lambda attempt: attempt.shipper.lose())
             case Welcome():
                 _log.info("Linked to the control plane at %s", self._settings.url)
@@ -192,6 +201,7 @@ class Runner:
         self.link.free(self._slots.free, tell=False)
         for key in [key for key in self._attempts if key[0] == offer.job]:
             self._forget(key, Attempt.drop)  # whoever offers it again has taken the earlier lease back
+            self._settled(*key)
         key = (offer.job, offer.fence)
         shipper = self._shipper(offer)
         attempt = Attempt(offer, self._job(offer, shipper), shipper, self.link)
@@ -209,12 +219,13 @@ class Runner:
 
     def _shipper(self, offer: Offer) -> Shipper:
         build = offer.kind is JobKind.BUILD
+        log_bytes = {JobKind.BUILD: _BUILD_LOG_BYTES, JobKind.HOST: _HOST_LOG_BYTES}.get(offer.kind, LOG_BYTES)
         return Shipper(
             lambda rows, logs, header: self.link.ship(offer.job, offer.fence, rows, logs, header),
             room=Room(self._settings.attempt_buffer_bytes, self._room),
             clock=self._clock,
             redactor=Redactor([self._settings.token], addresses=build),
-            log_bytes=_BUILD_LOG_BYTES if build else LOG_BYTES,
+            log_bytes=log_bytes,
         )
 
     async def _run(self, key: _Key, attempt: Attempt) -> None:

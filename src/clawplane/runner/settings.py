@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clawplane.domain.sessions import DEFAULT_PROFILE, Profile
+from clawplane.runner.host.settings import HostSettings
 
 MIB = 1 << 20
 
@@ -64,3 +65,7 @@ class RunnerSettings:
     """How much of one exec's output is kept in the workspace when it is more than an answer shows."""
     session_save_seconds: float = 10.0
     """How long sessions are given to save their variables when the runner leaves."""
+    host: HostSettings | None = None
+    """Do host tasks, with this user's own rights; None: do none."""
+    protected: tuple[Path, ...] = ()
+    """Directories that file tasks leave alone, beside this runner's own: the control plane's, on the same host."""

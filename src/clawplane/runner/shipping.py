@@ -113,6 +113,13 @@ class Shipper:
         await self._wait_for_room(len(text) + _ENTRY_COST)
         self.line(kind, text, source)
 
+    def offer(self, kind: int, text: str, source: LogSource) -> bool:
+        """Add a log entry if there is room for it now; False when it is left out."""
+        if self.lost or self._log_full or not self._room.fits(len(text) + _ENTRY_COST):
+            return False
+        self.line(kind, text, source)
+        return True
+
     def line(self, kind: int, text: str, source: LogSource) -> None:
         """Add a log entry at once; for what produces few of them. Counts towards the attempt's log limit."""
         if self.lost or self._log_full:

@@ -11,6 +11,7 @@ CAPABILITY: Mapping[JobKind, str] = {
     JobKind.SUBTASK: "workers",
     JobKind.BUILD: "builds",
     JobKind.SESSION: "sessions",
+    JobKind.HOST: "host",
 }
 """The capability a runner needs for each kind of job."""
 

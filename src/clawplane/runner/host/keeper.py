@@ -234,7 +234,9 @@ class Keeper:
 
     def _hear(self, seconds: float | None) -> None:
         """Wait for a child's end or the runner's word and act on the word."""
-        watched = [self._woken] if self._control.fileno() < 0 else [self._woken, self._control]
+        watched: list[int | socket.socket] = (
+            [self._woken] if self._control.fileno() < 0 else [self._woken, self._control]
+        )
         ready, _, _ = select.select(watched, [], [], seconds)
         if self._woken in ready:
             os.read(self._woken, 4096)
@@ -320,7 +322,7 @@ def _become(request: dict[str, object], stdio: tuple[int, int, int], tell: int) 
         os.execve(os.fsencode(argv[0]), [os.fsencode(each) for each in argv], names)  # noqa: S606 - that is the point
     except OSError as error:
         os.write(tell, str(error.errno or errno.EIO).encode())
-    except BaseException:  # noqa: BLE001 - nothing of this process may run on as a second keeper
+    except BaseException:  # nothing of this process may run on as a second keeper
         os.write(tell, str(errno.EINVAL).encode())
     finally:
         os._exit(127)

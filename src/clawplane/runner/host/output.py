@@ -19,7 +19,7 @@ from clawplane.domain.host_tasks import TaskReport
 
 OUTPUT_BYTES: Final = 10 << 20
 """What of one stream is kept in a report."""
-_LIVE_BYTES: Final = 16 << 20
+LIVE_BYTES: Final = 16 << 20
 """What of one stream is told while it runs; the rest is in the report and in the file."""
 _MARK_ROOM: Final = 200
 
@@ -57,6 +57,7 @@ class Capture:
         *,
         tell: Tell = nobody,
         cap: int = OUTPUT_BYTES,
+        live: int = LIVE_BYTES,
         spill: Callable[[str], Sink | None] = lambda stream: None,
     ) -> None:
         self._stream = stream
@@ -68,7 +69,7 @@ class Capture:
         self._head = bytearray()
         self._tail: deque[bytes] = deque()
         self._tail_bytes = 0
-        self._live = _LIVE_BYTES
+        self._live = self._most_live = live
         self.total = 0
 
     async def take(self, data: bytes) -> None:
@@ -123,7 +124,7 @@ class Capture:
         if text:
             self._tell(self._stream, text)
         if self._live <= 0:
-            self._tell(self._stream, f"\n[live output ends here after {_LIVE_BYTES >> 20} MiB; the result has more]\n")
+            self._tell(self._stream, f"\n[live output ends here after {self._most_live} bytes; the result has more]\n")
 
 
 def cut_mark(missing: int, total: int) -> str:

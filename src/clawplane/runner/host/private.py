@@ -50,6 +50,12 @@ def open_directory(path: Path) -> int:
     return descriptor
 
 
+def names(directory: int) -> list[str]:
+    """Return the names in an open directory."""
+    with os.scandir(directory) as entries:
+        return [entry.name for entry in entries]
+
+
 def read(name: str | Path, *, directory: int | None = None) -> bytes | None:
     """Return the content of a private file, None when there is none; raises NotPrivate and OSError."""
     try:

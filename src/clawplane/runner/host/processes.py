@@ -7,7 +7,9 @@ that happens later changes it. Afterwards the tree is ended in any case:
     the program ended by itself   its output is read on until it closes, for DRAIN_SECONDS; what it left behind is
                                   terminated, and killed LEFTOVER_SECONDS later (or left alone: `keep_background`)
     time limit, cancelled         terminate; after the grace kill
-    dropped, or this call cancelled  kill
+    dropped                       kill
+
+Cancelling this call is cancelling the program; cancelling it twice leaves the tree to its keeper, which kills it.
 
 A tree that cannot be killed (it belongs to another user by then) is waited for at most GONE_SECONDS.
 """
@@ -31,7 +33,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from clawplane.runner.host import keeper
-from clawplane.runner.host.output import OUTPUT_BYTES, Capture, Sink, Tell, nobody
+from clawplane.runner.host.output import LIVE_BYTES, OUTPUT_BYTES, Capture, Sink, Tell, nobody
 from clawplane.runner.host.stopping import CANCEL_GRACE, Stop
 
 MARK: Final = "CLAWPLANE_HOST_TASK"
@@ -63,17 +65,21 @@ class Program:
     stdin: bytes | None = None
 
 
+How = Literal["exit", "timeout", "cancel", "leave", "drop"]
+STREAMS: Final = ("stdout", "stderr")
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a program ended. `code` is 128 + signal when one killed it; `how` says who ended it."""
 
-    how: Literal["exit", "timeout", "cancel", "leave", "drop"]
+    how: How
     code: int
     signal: str | None
-    stdout: str
-    stderr: str
     duration: int
     """Milliseconds."""
+    stdout: str = ""
+    stderr: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
     """`signal`, and for what was cut `output` with bytes and path by stream."""
 
@@ -106,21 +112,28 @@ class Processes:
         stop: Stop | None = None,
         grace: float = CANCEL_GRACE,
         cap: int = OUTPUT_BYTES,
+        live: int = LIVE_BYTES,
         spill: Callable[[str], Sink | None] = lambda stream: None,
     ) -> Ended:
-        """Run a program to its end, its tree included; raises CannotStart. Cancelled, it kills the tree first."""
+        """Run a program to its end, its tree included; raises CannotStart. Cancelled, it ends the tree first.
+
+        Of each stream `cap` bytes are kept and `live` bytes are told while it runs; `spill` opens a file for the whole.
+        """
         self._count += 1
-        mark = f"{self._mark}/{self._count}"
-        captures = {name: Capture(name, tell=tell, cap=cap, spill=spill) for name in ("stdout", "stderr")}
+        captures = {name: Capture(name, tell=tell, cap=cap, live=live, spill=spill) for name in STREAMS}
         began = time.monotonic()
-        life = _Life(program, captures, f"{MARK}={mark}")
+        life = _Life(program, captures, f"{MARK}={self._mark}/{self._count}")
         try:
             await life.start(self._send)
             how = await life.until_ended(seconds, stop or Stop())
-            await life.end(how, stop, grace if how == "timeout" or stop is None else stop.grace, self._keep_background)
+            left = grace if how == "timeout" or stop is None else stop.grace
+            await life.end(how, stop, left, self._keep_background)
+        except asyncio.CancelledError:
+            await life.terminate(grace)
+            raise
         finally:
             await life.close()
-        status = life.status if life.status is not None else signal.SIGKILL
+        status = signal.SIGKILL if life.status is None else life.status
         return _ended(how, status, captures, round((time.monotonic() - began) * 1000))
 
     def _send(self, descriptors: Sequence[int]) -> None:
@@ -213,7 +226,7 @@ class _Life:
             await self._loop.sock_sendall(self._control, len(request).to_bytes(8, "big") + request)
         await asyncio.shield(self._started)
 
-    async def until_ended(self, seconds: float, stop: Stop) -> Literal["exit", "timeout", "cancel", "leave", "drop"]:
+    async def until_ended(self, seconds: float, stop: Stop) -> How:
         """Wait for the program's end, the time limit or the wish to stop, whichever comes first."""
         asked = asyncio.create_task(stop.wait())
         try:
@@ -222,9 +235,11 @@ class _Life:
             asked.cancel()
         if self._over.done():
             return "exit"
-        return stop.why or "cancel" if stop.asked else "timeout"
+        if not stop.asked:
+            return "timeout"
+        return stop.why or "cancel"
 
-    async def end(self, how: str, stop: Stop | None, grace: float, keep_background: bool) -> None:
+    async def end(self, how: How, stop: Stop | None, grace: float, keep_background: bool) -> None:
         """End what is left of the tree, and read what it still says."""
         if how == "exit":
             if self._reading and not self._gone.is_set():
@@ -239,6 +254,12 @@ class _Life:
         await self._kill()
         if self._reading:
             await asyncio.wait(self._reading, timeout=DRAIN_SECONDS)
+
+    async def terminate(self, grace: float) -> None:
+        """Ask the tree to end and give it `grace` seconds."""
+        if self._listener is not None and not self._gone.is_set():
+            self._word(b"T")
+            await self._wait_gone(grace, None)
 
     async def close(self) -> None:
         """Kill what is left and let go of everything; also after a failure or a cancellation in any place above."""
@@ -279,9 +300,9 @@ class _Life:
             await self._wait_gone(GONE_SECONDS, None)
 
     async def _wait_gone(self, seconds: float, stop: Stop | None) -> None:
-        waits = [asyncio.create_task(self._gone.wait())]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._gone.wait())]
         if stop is not None:
-            waits.append(asyncio.create_task(stop.wait_at_once()))
+            waits.append(asyncio.ensure_future(stop.wait_at_once()))
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -376,21 +397,19 @@ def _stdio(fed: bool) -> Iterator[tuple[list[int], list[int]]]:
             os.close(descriptor)
 
 
-def _ended(how: str, status: int, captures: Mapping[str, Capture], duration: int) -> Ended:
+def _ended(how: How, status: int, captures: Mapping[str, Capture], duration: int) -> Ended:
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    code = 128 + number if number else os.waitstatus_to_exitcode(status)
     name = signal_name(number) if number else None
     metadata: dict[str, Any] = {} if name is None else {"signal": name}
-    cut = {stream: capture.metadata for stream, capture in captures.items() if capture.metadata}
-    if cut:
+    if cut := {stream: capture.metadata for stream, capture in captures.items() if capture.metadata}:
         metadata["output"] = cut
     return Ended(
-        how=how,  # type: ignore[arg-type]
-        code=code,
+        how=how,
+        code=128 + number if number else os.waitstatus_to_exitcode(status),
         signal=name,
+        duration=duration,
         stdout=captures["stdout"].text,
         stderr=captures["stderr"].text,
-        duration=duration,
         metadata=metadata,
     )
 
@@ -403,4 +422,4 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-__all__ = ["CannotStart", "Ended", "Processes", "Program", "signal_name"]
+__all__ = ["CannotStart", "Ended", "How", "Processes", "Program", "signal_name"]

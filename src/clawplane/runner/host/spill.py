@@ -60,7 +60,7 @@ class Spills:
         """Remove what is older than a week, and the oldest while all together are too large."""
         now = time.time() if now is None else now
         found = []
-        for name in os.listdir(self._descriptor):
+        for name in private.names(self._descriptor):
             with contextlib.suppress(OSError):
                 seen = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
                 found.append((seen.st_mtime, seen.st_size, name))

@@ -49,6 +49,15 @@ class Answering(Protocol):
         ...
 
 
+@runtime_checkable
+class Unrepeatable(Protocol):
+    """A job that nobody may do again unasked: once it runs, it is reported as it ended, also when the runner leaves."""
+
+    def part(self) -> None:
+        """End what runs within seconds, because this runner leaves; `run` then returns how it ended."""
+        ...
+
+
 class UnreadableJob:
     """Stands in for a job whose description this runner does not understand."""
 
