@@ -58,7 +58,10 @@ class SessionsCache:
         self._drop_old()
 
     def provider_of(self, api_id: str) -> str | None:
-        """Return the provider's id that an API id was last bound to, looked up in the file when unknown here."""
+        """Return the provider's id that an API id was last bound to; a known provider's id stands for itself.
+
+        What is unknown here is looked up in the file.
+        """
         known = self._newest(api_id)
         if known is None:
             self.load()
@@ -76,9 +79,11 @@ class SessionsCache:
         if not PROVIDER_ID.fullmatch(provider_id):
             return
         known = self._entries.get(provider_id)
+        before = known.task_api_id if known else None
         self._entries[provider_id] = CachedSession(
             provider_id,
-            api_id or (known.task_api_id if known else None),
+            # A task that names the conversation by the provider's own id must not take it from its API id.
+            (before or api_id) if api_id in (None, provider_id) else api_id,
             self._clock.now_ms(),
             channel or (known.callback_channel if known else None),
         )
@@ -106,7 +111,9 @@ class SessionsCache:
     def _newest(self, api_id: str) -> str | None:
         self._drop_old()
         mine = [entry for entry in self._entries.values() if entry.task_api_id == api_id]
-        return max(mine, key=lambda entry: entry.last_activity).session_id if mine else None
+        if mine:
+            return max(mine, key=lambda entry: entry.last_activity).session_id
+        return api_id if api_id in self._entries else None
 
     def _drop_old(self) -> None:
         oldest = self._clock.now_ms() - self._retention_ms
