@@ -61,6 +61,8 @@ _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _SANDBOX_HOST: Final = re.compile(rb"\d+-[0-9A-Za-z]{26}\.")
 _TYPE: Final = b"content-type"
 _LENGTH: Final = b"content-length"
+_REFUSED: Final = (AuthenticationRequired, InvalidToken, Forbidden)
+_AFTER_FAILURE: Final = 1.0
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -137,13 +139,27 @@ class TaskApi:
             if method == "HEAD" and line.head is not None:
                 return await line.head(visit)
             return await line.handler(visit)
+        except _REFUSED as error:
+            return refusal(error)
         except ClawplaneError as error:
+            if line is not None and line.fallback is not None:
+                _log.warning("%s is answered with nothing: %s", line.name, error.message)
+                return await self._late(visit, line.fallback)
             return refusal(error)
         except (Hung, asyncio.CancelledError):
             raise
         except Exception:
             _log.exception("%s failed", "a request" if line is None else line.name)
+            if line is not None and line.fallback is not None:
+                return await self._late(visit, line.fallback)
             return said("Internal server error", 500)
+
+    async def _late(self, visit: Visit, reply: Reply) -> Reply:
+        """Return an answer a moment later, so that who asks again at once does not spin."""
+        gone = asyncio.ensure_future(visit.gone())
+        await asyncio.wait([gone], timeout=_AFTER_FAILURE)
+        gone.cancel()
+        return reply
 
     def _options(self, path: bytes) -> Reply:
         lowered = _plain(path)

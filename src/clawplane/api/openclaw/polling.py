@@ -1,12 +1,12 @@
 """Give tasks to runners that poll, and hear that they live.
 
 A runner of the peer takes every answer but 200 for a task and falls over it. So whoever polls with a valid token hears
-200 with a task or null, whatever happens here; after a failure null comes late, so that the runner does not spin.
+200 with a task or null, whatever happens here (the line's `fallback` in routes.py); after a failure null comes late, so
+that the runner does not spin.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from functools import partial
 from typing import Any, Final
@@ -26,10 +26,9 @@ _log = logging.getLogger(__name__)
 _WAIT_MS: Final = 30_000
 _MIN_WAIT_MS: Final = 1_000
 _MAX_WAIT_MS: Final = 60_000
-_AFTER_FAILURE: Final = 1.0
 _MOST_HELD: Final = 1_000
 _MOST_SLOTS: Final = 1_000
-_NULL: Final = Reply(b"null")
+NOTHING: Final = Reply(b"null")
 _ANYBODY: Final = Poll(runner=ANONYMOUS, reach=Reach(groups=GROUPS))
 _GROUP_OF: Final = {
     **{group: group for group in GROUPS},
@@ -51,24 +50,16 @@ async def poll(visit: Visit) -> Reply:
     """
     query = visit.query
     wait = bounded_int(query.first("wait"), _WAIT_MS, _MIN_WAIT_MS, _MAX_WAIT_MS)
-    gone = asyncio.ensure_future(visit.gone())
-    try:
-        asked = _asked(query)
-        if asked.runner != ANONYMOUS:
-            await visit.house.runners.polled(asked.runner, asked.reach)
-        claimed = await visit.house.host.poll(asked, seconds=wait / 1000, gone=gone)
-    except ClawplaneError as error:
-        _log.warning("a poll is answered with nothing: %s", error.message)
-        await asyncio.wait([gone], timeout=_AFTER_FAILURE)
-        return _NULL
-    finally:
-        gone.cancel()
-    return _NULL if claimed is None else _given(visit, claimed, named_itself=asked.runner != ANONYMOUS)
+    asked = _asked(query)
+    if asked.runner != ANONYMOUS:
+        await visit.house.runners.polled(asked.runner, asked.reach)
+    claimed = await visit.house.host.poll(asked, seconds=wait / 1000, gone=visit.gone())
+    return NOTHING if claimed is None else _given(visit, claimed, named_itself=asked.runner != ANONYMOUS)
 
 
 async def look(visit: Visit) -> Reply:
     """Answer HEAD: nothing is claimed."""
-    return _NULL
+    return NOTHING
 
 
 def _given(visit: Visit, claimed: Claimed, *, named_itself: bool) -> Reply:
@@ -83,7 +74,7 @@ def _given(visit: Visit, claimed: Claimed, *, named_itself: bool) -> Reply:
 
 
 def _asked(query: Query) -> Poll:
-    """Return what a poll asks for; what a peer's runner cannot have meant is refused with a word in the log."""
+    """Return what a poll asks for; raises InvalidArgument, which the log tells, for what no peer's runner says."""
     runner, capabilities, labels = query.only("runnerId"), query.only("capabilities"), query.only("labels")
     heartbeats, server = query.only("heartbeats") == "1", query.only("callbacks") == "server"
     if not (runner or capabilities or labels or server):

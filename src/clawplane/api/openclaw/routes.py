@@ -26,7 +26,16 @@ def lines() -> list[Line]:
         _get("/tasks/{}", "tasks.fetch", fetching.fetch, scope=_HOST, head=fetching.look),
         _get("/tasks", "tasks.list", fetching.list_tasks),
         _post("/tasks/{}/cancel", "tasks.cancel", fetching.cancel),
-        _get("/worker/poll", "worker.poll", polling.poll, scope=_RUNNER, head=polling.look, limited=False),
+        Line(
+            method="GET",
+            path="/worker/poll",
+            name="worker.poll",
+            handler=polling.poll,
+            scope=_RUNNER,
+            head=polling.look,
+            limited=False,
+            fallback=polling.NOTHING,
+        ),
         _post("/worker/result", "worker.result", reporting.result, scope=_RUNNER),
         _post("/worker/event", "worker.event", reporting.event, scope=_RUNNER),
         _post("/worker/heartbeat", "worker.heartbeat", polling.heartbeat, scope=_RUNNER),
@@ -52,10 +61,10 @@ def _get(
     *,
     scope: Scope | None = _READ,
     head: Handler | None = None,
-    limited: bool = True,
 ) -> Line:
-    return Line(method="GET", path=path, name=name, handler=handler, scope=scope, head=head, limited=limited)
+    return Line(method="GET", path=path, name=name, handler=handler, scope=scope, head=head)
 
 
 def _post(path: str, name: str, handler: Handler, *, scope: Scope = _HOST) -> Line:
-    return Line(method="POST", path=path, name=name, handler=handler, scope=scope)
+    limited = scope is not _RUNNER  # a refused report would be a lost one
+    return Line(method="POST", path=path, name=name, handler=handler, scope=scope, limited=limited)

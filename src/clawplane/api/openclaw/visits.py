@@ -138,7 +138,8 @@ Handler = Callable[[Visit], Awaitable[Reply]]
 class Line:
     """One line of the route table. A path ends in at most one `{}`; `scope` None is open to everybody.
 
-    `head` answers HEAD where the handler changes something; `limited` False exempts from the rate limit.
+    `head` answers HEAD where the handler changes something; `limited` False exempts from the rate limit. `fallback` is
+    answered to a caller who may ask, a moment later, where anything else fails.
     """
 
     method: str
@@ -148,6 +149,7 @@ class Line:
     scope: Scope | None
     head: Handler | None = None
     limited: bool = True
+    fallback: Reply | None = None
 
 
 def answer(value: object, status: int = 200, undo: Callable[[], Awaitable[object]] | None = None) -> Reply:

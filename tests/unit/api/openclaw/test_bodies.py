@@ -42,21 +42,38 @@ async def test_bodies_of_another_type_count_as_empty(kind: str) -> None:
     assert await read(b'{"a":1}', kind) == {}
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[]", b"[1]", b" \r\n\t{}", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf \n[] "]
-)
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"[1]", b" \r\n\t{}", b"\xef\xbb\xbf{}", b"\xef\xbb\xbf \n[] "])
 async def test_objects_and_arrays_are_bodies(text: bytes) -> None:
     assert await read(text) == {}
 
 
 @pytest.mark.parametrize(
     "text",
-    [b'"a"', b"1", b"null", b"true", b"{", b"{a:1}", b"{'a':1}", b'{"a":1,}', b'{"a":NaN}', b'{"a":Infinity}', b" "]
-    + [b'{"a":-Infinity}', b'{"a":1}{}', b'{"a":"\n"}', b'{"a":"\xff"}', b"[" * 5000, b'{"a":' * 200 + b"1" + b"}" * 200]
-    + [b'{"a":1e999}', b'{"a":' + b"9" * 5000 + b"}", b"\x00{}"],
+    [
+        b'"a"',
+        b"1",
+        b"null",
+        b"true",
+        b"{",
+        b"{a:1}",
+        b"{'a':1}",
+        b'{"a":1,}',
+        b'{"a":NaN}',
+        b'{"a":Infinity}',
+        b" ",
+        b'{"a":-Infinity}',
+        b'{"a":1}{}',
+        b'{"a":"\n"}',
+        b'{"a":"\xff"}',
+        b"[" * 5000,
+        b'{"a":' * 200 + b"1" + b"}" * 200,
+        b'{"a":1e999}',
+        b'{"a":' + b"9" * 5000 + b"}",
+        b"\x00{}",
+    ],
 )
 async def test_everything_else_is_no_json_body(text: bytes) -> None:
-    with pytest.raises(BadJson, match="^Invalid JSON body$"):
+    with pytest.raises(BadJson, match=r"^Invalid JSON body$"):
         await read(text)
 
 

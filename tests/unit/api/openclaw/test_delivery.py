@@ -104,7 +104,8 @@ async def test_a_waiter_that_hung_up_consumes_nothing(plane: TaskPlane) -> None:
     task = (await client.post("/tasks", {"command": "true"})).json["taskId"]
     token = (client.token or "").encode()
     waiter = await raw(
-        plane, b"GET /tasks/%s?wait=20000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (task.encode(), token)
+        plane,
+        b"GET /tasks/%s?wait=20000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % (task.encode(), token),
     )
     await client.get("/health")
     waiter.close()

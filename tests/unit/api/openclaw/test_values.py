@@ -127,8 +127,23 @@ def test_what_javascript_takes_for_false_is_not(value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "on"),
-    [(True, True), (1, True), (2.5, True), ("1", True), ("TRUE", True), (" yes ", True), ("on", True)]
-    + [(False, False), (0, False), ("false", False), ("", False), ("2", False), (None, False), ([], False), ({}, False)],
+    [
+        (True, True),
+        (1, True),
+        (2.5, True),
+        ("1", True),
+        ("TRUE", True),
+        (" yes ", True),
+        ("on", True),
+        (False, False),
+        (0, False),
+        ("false", False),
+        ("", False),
+        ("2", False),
+        (None, False),
+        ([], False),
+        ({}, False),
+    ],
 )
 def test_switches_are_on_for_the_words_that_say_so(value: Any, on: bool) -> None:
     assert said_yes(value) is on
@@ -136,8 +151,19 @@ def test_switches_are_on_for_the_words_that_say_so(value: Any, on: bool) -> None
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("a\n", "a\n"), ("", ""), (None, ""), (0, ""), (False, ""), (5, "5"), (True, "true"), ([1], "[1]"), ([], "[]")]
-    + [({"a": None}, '{"a":null}'), ("\ud83d", "\ud83d")],
+    [
+        ("a\n", "a\n"),
+        ("", ""),
+        (None, ""),
+        (0, ""),
+        (False, ""),
+        (5, "5"),
+        (True, "true"),
+        ([1], "[1]"),
+        ([], "[]"),
+        ({"a": None}, '{"a":null}'),
+        ("�", "�"),
+    ],
 )
 def test_reported_streams_become_text(value: Any, text: str) -> None:
     assert told_text(value) == text
