@@ -63,7 +63,7 @@ class CommandPolicy:
     def refuses(self, command: str) -> str:
         """Return why a command is refused, or ""."""
         parts = simple_parts(command)
-        spelled = [" ".join(command.split()), *(parts or ())]
+        spelled = [" ".join(text.split()) for text in (command, *(parts or ()))]
         if any(_matches(text, pattern) for pattern in self.deny for text in spelled):
             return BY_POLICY
         if self.allow and not (parts and all(any(_matches(part, each) for each in self.allow) for part in parts)):
