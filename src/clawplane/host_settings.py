@@ -15,13 +15,12 @@ import msgspec
 from clawplane.domain.errors import InvalidArgument
 from clawplane.domain.host_ports import Retention
 from clawplane.domain.host_tasks import OnLoss, TaskType
+from clawplane.domain.worker_tokens import checked_token
 from clawplane.variables import entries, whole_number
 
 CHAT_API: Final = "https://discord.com/api/v10"
 _INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
 _ON: Final = frozenset({"1", "true", "yes", "on"})
-_SHIPPED: Final = frozenset({"change-me-please-1234", "your-secret-token-here", "your-worker-token"})
-_SHORTEST_TOKEN: Final = 16
 _LONGEST_LIST: Final = 2
 
 
@@ -97,10 +96,7 @@ def _pair(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
         token = environment.get(variable, "")
         if not token:
             continue
-        if len(token) < _SHORTEST_TOKEN or token in _SHIPPED:
-            hint = "Make one with: openssl rand -hex 32"
-            raise InvalidArgument(f"{variable} is shorter than {_SHORTEST_TOKEN} characters or a known one.", hint=hint)
-        tokens.append(token)
+        tokens.append(checked_token(variable, token))
     return tuple(tokens[:_LONGEST_LIST])
 
 

@@ -1,0 +1,116 @@
+"""Keep tasks by heartbeats, where the server has them; a plain Task API has none and is served without.
+
+The first beat finds out. A server that claims by number (an additive `claim` in its tasks) has them, so such a task
+wakes a loop that had given up. What the server has given to others is ended at once and not reported; what it wants
+cancelled is ended and reported. A runner that could reach nobody for as long as the server would wait ends what it
+holds by claims: others may be given it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from clawplane.domain.host_tasks import HOST_SELF_STOP_MS, TaskId
+from clawplane.runner.host.stopping import Stop
+from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
+
+EVERY_SECONDS: Final = 15.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Held:
+    """A task that this runner has, and how it is told to end."""
+
+    claim: int | None
+    stop: Stop = field(default_factory=Stop)
+
+
+class Heartbeats:
+    """The loop; `held` is read at every beat. `about` is what the runner says of itself."""
+
+    def __init__(
+        self,
+        api: TaskApi,
+        about: Mapping[str, Any],
+        held: Mapping[TaskId, Held],
+        *,
+        every: float = EVERY_SECONDS,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._about = about
+        self._held = held
+        self._every = every
+        self._monotonic = monotonic
+        self._heard = monotonic()
+        self._offered = True
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, with a first beat at once."""
+        self._loop = asyncio.create_task(self._run())
+
+    def claimed(self) -> None:
+        """Hear that a task came with a claim: this server has heartbeats, and was just reached."""
+        self._heard = self._monotonic()
+        if not self._offered:
+            self._offered = True
+            self._wake.set()
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            if self._offered:
+                await self._beat()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(self._every if self._offered else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _beat(self) -> None:
+        tasks = [{"taskId": task, "claim": held.claim} for task, held in self._held.items() if held.claim is not None]
+        try:
+            told = await self._api.heartbeat(json.dumps({**self._about, "tasks": tasks}).encode())
+        except TaskApiFailed as error:
+            _log.debug("a heartbeat failed: %s", error)
+            self._stop_the_lost()
+            return
+        if told is None:
+            self._offered = False
+            return
+        self._heard = self._monotonic()
+        lost = told.get("lost")
+        for task in lost if isinstance(lost, list) else ():
+            if (held := self._of(task)) is not None:
+                _log.warning("Task %s was given to another runner; it is ended here", task)
+                held.stop.drop()
+        cancel = told.get("cancel")
+        for each in cancel if isinstance(cancel, list) else ():
+            if isinstance(each, dict) and (held := self._of(each.get("taskId"))) is not None:
+                held.stop.cancel()
+
+    def _of(self, task: object) -> Held | None:
+        return self._held.get(TaskId(task)) if isinstance(task, str) else None
+
+    def _stop_the_lost(self) -> None:
+        if self._monotonic() - self._heard < HOST_SELF_STOP_MS / 1000:
+            return
+        for task, held in self._held.items():
+            if held.claim is not None and not held.stop.asked:
+                _log.warning("Task %s is ended: the server was out of reach for too long and may have moved it", task)
+                held.stop.drop()
