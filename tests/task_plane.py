@@ -180,7 +180,12 @@ async def task_plane(
     await access.admit(CLIENT, name="client token", scopes={Scope.HOST})
     await access.admit(RUNNER, name="runner token", scopes={Scope.HOST_RUNNER})
     leases = Leases(
-        store.queue, store.runs, Environments(store.workers, store.blobs, store.wakeups, clock), store.wakeups, clock
+        store.queue,
+        store.runs,
+        Environments(store.workers, store.blobs, store.wakeups, clock),
+        store.host_tasks,
+        wakeups=store.wakeups,
+        clock=clock,
     )
     host = HostWork(
         tasks=store.host_tasks,

@@ -31,6 +31,7 @@ _LINGER_SECONDS: Final = 2.0
 _WRAPPINGS: Final = {b"gzip": 31, b"deflate": 15}
 _CHARSET: Final = re.compile(rb';\s*charset\s*=\s*(?:"([^"]*)"|([^\s;]*))', re.IGNORECASE)
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_EXACT: Final = 1 << 53
 _JSON_SPACE: Final = " \t\r\n"
 
 
@@ -86,7 +87,7 @@ def parsed(data: bytes, charset: str = "utf-8") -> dict[str, Any]:
     if text[:1] not in ("{", "[") or exceeds_depth(data if charset == "utf-8" else text.encode(), _MAX_DEPTH):
         raise BadJson
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_number)
     except (ValueError, RecursionError):
         raise BadJson from None
     if not isinstance(value, dict):
@@ -166,8 +167,9 @@ def _refuse(name: str) -> object:
     raise ValueError(name)
 
 
-def _finite(text: str) -> float:
+def _number(text: str) -> float:
+    """Return a number as JavaScript writes it again: 1.0 is 1."""
     value = float(text)
     if math.isinf(value):
         raise ValueError(text[:40])
-    return value
+    return int(value) if value.is_integer() and abs(value) < _EXACT else value

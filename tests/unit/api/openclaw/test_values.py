@@ -162,7 +162,7 @@ def test_switches_are_on_for_the_words_that_say_so(value: Any, on: bool) -> None
         ([1], "[1]"),
         ([], "[]"),
         ({"a": None}, '{"a":null}'),
-        ("�", "�"),
+        ("\ud83d", "\ud83d"),
     ],
 )
 def test_reported_streams_become_text(value: Any, text: str) -> None:
