@@ -1,0 +1,131 @@
+"""Environments and shells: what children inherit and who runs their commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clawplane.domain.errors import InvalidArgument
+from clawplane.runner.host.environment import child_environment, extended_path, with_task_variables
+from clawplane.runner.host.settings import host_settings
+from clawplane.runner.host.shells import (
+    find_on_windows,
+    find_shell,
+    find_windows_shell,
+    shell_argv,
+    windows_argv,
+    windows_program,
+)
+
+
+def test_secrets_go_by_name_and_by_value_and_the_rest_stays() -> None:
+    base = {
+        "WORKER_TOKEN": "1",
+        "WORKER_TOKEN_PREVIOUS": "1",
+        "CALLBACK_BOT_TOKEN": "1",
+        "DISCORD_BOT_TOKEN": "1",
+        "OPENCLAW_HOOKS_TOKEN": "1",
+        "CLAWPLANE_ANYTHING": "1",
+        "CLAUDECODE": "1",
+        "AUTH": "Bearer the-runners-token",
+        "SHORT": "abc",
+        "OPENAI_API_KEY": "stays",
+        "GH_TOKEN": "stays",
+        "PATH": "/bin",
+        "HOME": "/wrong",
+    }
+    made = child_environment(base, home=Path("/h"), secrets=["the-runners-token", "abc", ""])
+    assert made == {
+        "SHORT": "abc",
+        "OPENAI_API_KEY": "stays",
+        "GH_TOKEN": "stays",
+        "PATH": "/bin:/usr/local/bin:/opt/homebrew/bin",
+        "HOME": "/h",
+        "TERM": "xterm-256color",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("", "/usr/bin:/bin:/usr/local/bin:/opt/homebrew/bin"),
+        ("/a::/b:/a", "/a:/b:/usr/local/bin:/opt/homebrew/bin"),
+        ("/usr/local/bin:/x", "/usr/local/bin:/x:/opt/homebrew/bin"),
+    ],
+)
+def test_the_platforms_directories_stand_behind_the_own_ones_once(path: str, made: str) -> None:
+    assert extended_path(path) == made
+
+
+@pytest.mark.parametrize(("name", "value"), [("", "x"), ("A=B", "x"), ("A\0", "x"), ("A", "x\0")])
+def test_a_variable_that_cannot_be_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InvalidArgument, match="env: "):
+        with_task_variables({}, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("environment", "there", "shell"),
+    [
+        ({"WORKER_SHELL": "/w", "SHELL": "/s"}, {"/w", "/bin/zsh", "/s"}, "/w"),
+        ({"WORKER_SHELL": "/w", "SHELL": "/s"}, {"/bin/zsh", "/s"}, "/bin/zsh"),
+        ({"SHELL": "/s"}, {"/s", "/bin/bash"}, "/s"),
+        ({"SHELL": "/s"}, {"/bin/bash"}, "/bin/bash"),
+        ({}, set(), "/bin/sh"),
+    ],
+)
+def test_the_first_shell_that_is_there_is_taken(environment: dict[str, str], there: set[str], shell: str) -> None:
+    assert find_shell(environment, there.__contains__) == shell
+
+
+@pytest.mark.parametrize("name", ["bash", "fish", "ksh", "sh", "zsh"])
+def test_shells_that_know_logins_are_login_shells(name: str) -> None:
+    assert shell_argv(f"/x/{name}", "c") == [f"/x/{name}", "-l", "-c", "c"]
+
+
+def test_other_shells_are_not() -> None:
+    assert shell_argv("/bin/tcsh", "c") == ["/bin/tcsh", "-c", "c"]
+
+
+def test_windows_has_comspec_and_powershell() -> None:
+    assert find_windows_shell({"ComSpec": r"C:\cmd.exe"}) == r"C:\cmd.exe"
+    assert find_windows_shell({"ComSpec": r"C:\cmd.exe", "WORKER_SHELL": "pwsh"}) == "pwsh"
+    assert windows_argv(r"C:\cmd.exe", "dir") == [r"C:\cmd.exe", "/d", "/s", "/c", "dir"]
+    for shell in (r"C:\x\PowerShell.exe", "pwsh"):
+        assert windows_argv(shell, "ls") == [shell, "-NoLogo", "-NoProfile", "-Command", "ls"]
+
+
+def test_npm_shims_are_found_on_windows() -> None:
+    there = {r"C:\npm\claude.cmd", r"C:\b\git.exe", r"C:\npm\git.cmd"}.__contains__
+    path = [r"C:\npm", "", r"C:\b"]
+    assert find_on_windows("claude", path, there) == r"C:\npm\claude.cmd"
+    assert find_on_windows("claude.cmd", path, there) == r"C:\npm\claude.cmd"
+    assert find_on_windows("git", path, there) == r"C:\npm\git.cmd"
+    assert find_on_windows(r"C:\b\git", path, there) == r"C:\b\git.exe"
+    assert find_on_windows("codex", path, there) is None
+
+
+def test_batch_files_are_run_by_cmd_and_given_nothing_that_it_would_interpret() -> None:
+    comspec = {"ComSpec": "cmd.exe"}
+    assert windows_program(r"C:\a.exe", ['x"y'], comspec) == [r"C:\a.exe", 'x"y']
+    assert windows_program(r"C:\n p\claude.cmd", ["-p", "a & b"], comspec) == [
+        "cmd.exe",
+        "/d",
+        "/s",
+        "/c",
+        r'""C:\n p\claude.cmd" "-p" "a & b""',
+    ]
+    for bad in ('a"b', "%PATH%", "a\nb", "!x!"):
+        with pytest.raises(ValueError, match="batch file"):
+            windows_program("x.cmd", [bad], comspec)
+
+
+def test_numbers_of_the_contract_are_clamped_and_what_is_none_is_the_default(tmp_path: Path) -> None:
+    assert (host_settings({}, None).slots, host_settings({}, None).timeout_ms) == (5, 600_000)
+    clamped = host_settings({"MAX_CONCURRENT": "900", "CC_TIMEOUT": "1"}, None)
+    assert (clamped.slots, clamped.timeout_ms) == (50, 1000)
+    assert host_settings({"MAX_CONCURRENT": "many"}, None).slots == 5
+    with pytest.raises(InvalidArgument, match="host policy cannot be read"):
+        host_settings({}, tmp_path / "none.toml")
+    (tmp_path / "p.toml").write_text('groups = ["files"]')
+    assert host_settings({}, tmp_path / "p.toml").policy.groups == ("files",)
