@@ -319,7 +319,7 @@ async def plane(
     ids.advance_past(await store.queue.highest_job())
     access = Access(store.keys, clock, owner="owner")
     environments = Environments(store.workers, store.blobs, store.wakeups, clock)
-    leases = Leases(store.queue, store.runs, environments, store.wakeups, clock)
+    leases = Leases(store.queue, store.runs, environments, store.host_tasks, wakeups=store.wakeups, clock=clock)
     sessions = Sessions(
         sessions=store.sessions,
         leases=leases,

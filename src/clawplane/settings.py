@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from clawplane.domain.errors import InvalidArgument
+from clawplane.host_settings import HostBounds, host_bounds
 from clawplane.logs import LEVELS
 from clawplane.session_settings import SessionBounds, SessionChoices, session_bounds, session_choices
 from clawplane.variables import entries, whole_number
@@ -59,6 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     month_rule: bool = False
     link_lifetime: int = 3600
     sessions: SessionBounds = SessionBounds()
+    host: HostBounds = HostBounds()
     log_level: str = "info"
     loop: str = "uvloop"
 
@@ -170,7 +172,8 @@ def _within(name: str, value: int, low: int, high: int) -> int:
     return value
 
 
-def _log_level(given: str | None, environment: Mapping[str, str], *, default: str = "info") -> str:
+def log_level_of(given: str | None, environment: Mapping[str, str], *, default: str = "info") -> str:
+    """Return the log level of a flag or CLAWPLANE_LOG; raises InvalidArgument."""
     level = (given or environment.get("CLAWPLANE_LOG") or default).lower()
     if level not in LEVELS:
         hint = f"Use one of {', '.join(LEVELS)}."
@@ -244,7 +247,8 @@ def serve_settings(
         month_rule=_switch(env, "CLAWPLANE_MONTH_RULE"),
         link_lifetime=whole_number(env, "CLAWPLANE_LINK_SECONDS", 3600, low=1, high=30 * 86_400),
         sessions=session_bounds(env),
-        log_level=_log_level(log_level, env, default="warning" if quiet else "info"),
+        host=host_bounds(env),
+        log_level=log_level_of(log_level, env, default="warning" if quiet else "info"),
     )
 
 
@@ -296,7 +300,7 @@ def runner_settings(
         sessions=session_choices(env),
         host_tasks=host_tasks,
         host_policy=host_policy,
-        log_level=_log_level(log_level, env),
+        log_level=log_level_of(log_level, env),
     )
 
 

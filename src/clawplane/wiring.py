@@ -12,7 +12,7 @@ import gc
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from clawplane.domain.errors import AuthenticationRequired, InvalidArgument, Inv
 from clawplane.domain.ids import JobIds
 from clawplane.flows.access import Access
 from clawplane.flows.environments import Environments
+from clawplane.flows.host_tasks import HostWork
 from clawplane.flows.leases import Leases
 from clawplane.flows.links import Links
 from clawplane.flows.packages import PackageLimits, Packages
@@ -44,6 +45,7 @@ from clawplane.flows.session_places import Patience
 from clawplane.flows.sessions import SessionLimits, Sessions
 from clawplane.flows.steady_clock import SteadyClock
 from clawplane.flows.upkeep import clear_spool
+from clawplane.host_wiring import host_plane
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
@@ -91,6 +93,7 @@ class ControlPlane:
     app: Starlette
     access: Access
     leases: Leases
+    host: HostWork
     generated_key: str | None
 
 
@@ -98,8 +101,9 @@ class ControlPlane:
 async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
     """Open the store and the flows in `settings.data`, and close them in order."""
     clock = SteadyClock(SystemClock())
-    store = await open_store(settings.data, clock=clock)
-    try:
+    async with AsyncExitStack() as stack:
+        store = await open_store(settings.data, clock=clock)
+        stack.push_async_callback(store.close)
         ids = JobIds()
         ids.advance_past(await store.queue.highest_job())
         spool = settings.data / "spool"
@@ -107,7 +111,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         access = Access(store.keys, clock, owner=settings.owner)
         generated = await access.bootstrap(settings.admin_key)
         environments = Environments(store.workers, store.blobs, store.wakeups, clock)
-        leases = Leases(store.queue, store.runs, environments, store.wakeups, clock)
+        leases = Leases(store.queue, store.runs, environments, store.host_tasks, wakeups=store.wakeups, clock=clock)
         sessions = _sessions(settings, store, leases, clock, ids)
         packages = Packages(
             workers=store.workers,
@@ -133,7 +137,15 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         await links.prepare()
         sandbox_tokens = SandboxTokens(store.keys, clock)
         await sandbox_tokens.prepare()
+        await leases.start()
+        stack.push_async_callback(leases.close)
+        host = await stack.enter_async_context(
+            host_plane(settings.host, settings.data, store, leases=leases, access=access, clock=clock, ids=ids)
+        )
         flows = Flows(
+            host=host.work,
+            notifier=host.callbacks,
+            task_api=host.options,
             packages=packages,
             runs=runs,
             sessions=sessions,
@@ -161,15 +173,9 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
             return caller.key_id if caller.may(Scope.RUNNER) else None
 
         app = build_app(flows, link_endpoint(leases, authenticate, access.claim_runner))
-        await leases.start()
         await sessions.start()
-        try:
-            yield ControlPlane(app, access, leases, generated)
-        finally:
-            await sessions.close()
-            await leases.close()
-    finally:
-        await store.close()
+        stack.push_async_callback(sessions.close)
+        yield ControlPlane(app, access, leases, host.work, generated)
 
 
 def _sessions(settings: ServeSettings, store: Store, leases: Leases, clock: Clock, ids: JobIds) -> Sessions:
@@ -204,7 +210,8 @@ async def _serve(
             if runner_token:
                 await plane.access.admit(runner_token, name="runner of this host", scopes={Scope.RUNNER})
             await _admit_local(settings, plane.access)
-            server = uvicorn.Server(
+            server = _Server(
+                plane.host,
                 uvicorn.Config(
                     plane.app,
                     http=BoundedHead,
@@ -217,11 +224,24 @@ async def _serve(
                     server_header=False,
                     timeout_keep_alive=30,
                     timeout_graceful_shutdown=_GRACEFUL_SECONDS,
-                )
+                ),
             )
             calm_collector()
             announce(settings.url, plane.generated_key)
             await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Answers open long polls before it closes connections, so that nobody's wait is cut."""
+
+    def __init__(self, host: HostWork, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._host = host
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave: first what waits, then the connections."""
+        await self._host.leave()
+        await super().shutdown(sockets)
 
 
 async def _admit_local(settings: ServeSettings, access: Access) -> None:

@@ -123,6 +123,13 @@ class HostWork:
         self._clock = clock
         self._ids = ids
         self.rules = rules
+        self._closing = asyncio.get_running_loop().create_future()
+
+    async def leave(self) -> None:
+        """Answer everybody who waits with what there is: the server is leaving. Safe to call twice."""
+        if not self._closing.done():
+            self._closing.set_result(None)
+        await self.pollers.close()
 
     # submitting
 
@@ -191,9 +198,9 @@ class HostWork:
                 if outlook.status is None and not outlook.ready:
                     raise NotFound("Task not found")
                 left = until - self._clock.monotonic()
-                if left <= 0 or leaving.done():
+                if left <= 0 or leaving.done() or self._closing.done():
                     return Fetched(status=outlook.status or TaskStatus.RUNNING)
-                await _either(wakeup.wait(left), leaving)
+                await _first_of(wakeup.wait(left), leaving, self._closing)
         finally:
             wakeup.close()
             leaving.cancel()
@@ -324,10 +331,10 @@ def lease_ms_of(work: Work) -> int:
     return own + LEASE_GRACE_MS
 
 
-async def _either(waiting: Awaitable[object], leaving: asyncio.Future[object]) -> None:
+async def _first_of(waiting: Awaitable[object], *others: asyncio.Future[Any]) -> None:
     waits = asyncio.ensure_future(waiting)
     try:
-        await asyncio.wait([waits, leaving], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([waits, *others], return_when=asyncio.FIRST_COMPLETED)
     finally:
         if not waits.done():
             waits.cancel()

@@ -22,6 +22,7 @@ from typing import Final
 from clawplane.domain.batches import Batch
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
+from clawplane.domain.host_ports import HostTasks
 from clawplane.domain.ids import JobId, RunnerId, RunSlug
 from clawplane.domain.leases import (
     OFFER_MS,
@@ -63,8 +64,18 @@ _RETRY_SECONDS: Final = 1.0
 class Leases:
     """Offer, confirm, hear, expire. Implements `domain.ports.Dispatch`."""
 
-    def __init__(self, queue: Queue, runs: Runs, environments: Environments, wakeups: Wakeups, clock: Clock) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        runs: Runs,
+        environments: Environments,
+        host_tasks: HostTasks,
+        *,
+        wakeups: Wakeups,
+        clock: Clock,
+    ) -> None:
         self._queue = queue
+        self._host_tasks = host_tasks
         self._runs = runs
         self._environments = environments
         self._wakeups = wakeups
