@@ -38,6 +38,8 @@ from clawplane.runner.host.output import OUTPUT_BYTES, cut
 
 _MOST_LAUNCHES: Final = 4
 """Of one model: by id, by index, the latest, a new conversation."""
+_LISTING_SECONDS: Final = 30.0
+"""Gemini CLI asks its provider for titles before it lists, and may wait for it long."""
 T = TypeVar("T")
 
 
@@ -204,8 +206,9 @@ class _Turn:
         return answer
 
     async def _listed(self, arguments: tuple[str, ...], cwd: str) -> Ended:
+        seconds = min(self._left(), _LISTING_SECONDS)
         launch = Launch(
-            argv=(self._program, *arguments), cwd=self._directory(cwd), env=self._env, stdin=b"", seconds=self._left()
+            argv=(self._program, *arguments), cwd=self._directory(cwd), env=self._env, stdin=b"", seconds=seconds
         )
         return await self.context.spawn(launch, lambda _stream, _text: None)
 
