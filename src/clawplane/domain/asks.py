@@ -1,4 +1,4 @@
-"""What the control plane asks of a live session over the link: one value per question and its answer.
+"""What the control plane asks of a live session, or of a running host task, over the link: a value per question.
 
 method -> question -> (events, Told) -> answer. All as msgpack; the table METHODS is the contract of both ends.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from clawplane.domain.sessions import ExecEvent, ExecRequest, ExecResult, FileEntry, LiveState
+from clawplane.domain.tool_uses import Decide, Decided, ToolUses
 
 
 class Nothing(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,5 +149,7 @@ METHODS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | type[bytes
     "delete": (DeleteFile, None, Nothing),
     "make_directory": (MakeDirectory, None, FileEntry),
     "move": (MoveFile, None, FileEntry),
+    "tool_uses": (Nothing, None, ToolUses),
+    "decide_tool": (Decide, None, Decided),
 }
 """method -> (question, event streamed as Told or None, answer)"""

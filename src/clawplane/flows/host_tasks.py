@@ -27,6 +27,7 @@ from clawplane.domain.host_ports import (
     TaskEvents,
     TaskFilter,
 )
+from clawplane.domain.host_results import dispatch_of
 from clawplane.domain.host_tasks import (
     AGENT_GRACE_MS,
     LEASE_GRACE_MS,
@@ -50,7 +51,9 @@ from clawplane.domain.ids import JobId, JobIds
 from clawplane.domain.leases import LeaseView
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
-from clawplane.flows import channels
+from clawplane.domain.tool_uses import Decide, ToolUse
+from clawplane.flows import channels, tool_uses
+from clawplane.flows.explain import Explanation, explain
 from clawplane.flows.leases import Leases
 from clawplane.flows.pollers import Pollers
 
@@ -306,12 +309,62 @@ class HostWork:
         """Return the counts of `/tasks/stats`."""
         return await self._tasks.counts()
 
-    async def waiting(self, task: TaskId) -> Any:
-        """Return what explain needs; None unless pending."""
-        return await self._tasks.waiting(task)
+    async def await_result(self, task: TaskId, *, seconds: float) -> StoredResult | None:
+        """Return a result without consuming it, as soon as it is there; None when `seconds` are over first."""
+        wakeup = self._wakeups.listen(channels.host_task(task))
+        until = self._clock.monotonic() + seconds
+        try:
+            while True:
+                result = await self._tasks.result(task)
+                left = until - self._clock.monotonic()
+                if result is not None or left <= 0 or self._closing.done():
+                    return result
+                await _first_of(wakeup.wait(left), self._closing)
+        finally:
+            wakeup.close()
+
+    async def explain(self, task: HostTask) -> Explanation:
+        """Say why a task stands where it stands."""
+        waiting = await self._tasks.waiting(task.id)
+        runners, parked = await self._leases.runners(), self.pollers.reaches
+        return explain(task, waiting, runners, parked=parked, now=self._clock.now_ms())
+
+    async def tool_uses(self, task: HostTask) -> tuple[ToolUse, ...]:
+        """Return the tool uses of a running agent that wait for a person."""
+        return await tool_uses.waiting_of(self._leases, task)
+
+    async def decide_tool(self, task: HostTask, tool_use: str, *, allowed: bool, by: str, reason: str = "") -> None:
+        """Let a tool use go on, or refuse it; recorded with who said so. Raises Conflict when it does not wait."""
+        told = reason or f"{'Allowed' if allowed else 'Refused'} by {by}."
+        await tool_uses.decide(self._leases, task, Decide(id=tool_use, allowed=allowed, reason=told))
+        word = "task.tool-approved" if allowed else "task.tool-refused"
+        await self.reported_event(self._event_of(task, word, {"toolUse": tool_use, "by": by}))
+
+    def _event_of(self, task: HostTask, type_: str, details: dict[str, Any]) -> TaskEvent:
+        dispatch = dispatch_of(task)
+        return TaskEvent(
+            seq=0,
+            id="",
+            type=type_,
+            created_at=self._clock.now_ms(),
+            task_id=task.id,
+            task_type=task.type.value,
+            task_status=task.status.value,
+            session_id=task.session_id,
+            origin=dispatch["origin"],
+            dispatch_mode=dispatch["dispatchMode"],
+            response_mode=dispatch["responseMode"],
+            entrypoint=dispatch["entrypoint"],
+            details=details,
+        )
+
+    async def waits(self) -> dict[str, tuple[int, int]]:
+        """Return, per capability, how many wait and since when the oldest does."""
+        return await self._tasks.waits()
 
     def _changed(self, task: TaskId) -> None:
         self._wakeups.notify(channels.host_task(task))
+        self._wakeups.notify(channels.log(task))  # who follows the output sees the end
         self._wakeups.notify(channels.READY)
         self._wakeups.notify(channels.EVENTS)
 

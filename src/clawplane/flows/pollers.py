@@ -21,6 +21,7 @@ from typing import Final
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import Claimed, HostTasks, Poll
+from clawplane.domain.host_tasks import Reach
 from clawplane.domain.ports import Wakeups
 from clawplane.flows import channels
 
@@ -48,6 +49,11 @@ class Pollers:
     def parked(self) -> int:
         """Return how many polls wait."""
         return len(self._parked)
+
+    @property
+    def reaches(self) -> list[Reach]:
+        """Return what the waiting polls could take."""
+        return [poll.reach for poll, _ in self._parked.values()]
 
     async def start(self) -> None:
         """Take back what polls of an earlier process held, and begin to listen."""
