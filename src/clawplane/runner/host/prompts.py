@@ -39,6 +39,7 @@ async def run_prompt(work: Prompt, doing: Doing) -> TaskReport:
         bind=voices.bind,
         stop=stop,
         ask=voices.ask,
+        may_start_in=lambda wanted: _may_start_in(house, wanted),
         channel=voices.channel,
     )
     answering = asyncio.create_task(adapter.run(work, context))
@@ -54,3 +55,12 @@ async def run_prompt(work: Prompt, doing: Doing) -> TaskReport:
         asked.cancel()
         answering.cancel()
         await asyncio.gather(asked, answering, return_exceptions=True)
+
+
+def _may_start_in(house: HostHouse, wanted: str) -> bool:
+    """Tell whether the policy lets an agent start in the directory that its conversation belongs to."""
+    try:
+        house.directory_of(wanted)
+    except ClawplaneError:
+        return False
+    return True

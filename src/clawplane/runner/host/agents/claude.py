@@ -135,6 +135,10 @@ class Claude:
         match = _SCREENSHOT.search(answer.text)
         return {"screenshotPath": match[1]} if match else {}
 
+    def hint(self, answer: Answer) -> str:
+        """Claude Code says itself what is wrong."""
+        return ""
+
     def remark(self, scene: Scene) -> str:
         """Say when permissions are not what the task could expect."""
         return _AS_ROOT if self._unasked(scene) and _guarded(scene) else ""

@@ -108,6 +108,10 @@ class Cli(Protocol):
         """Return what the report's metadata say beyond what all CLIs have."""
         ...
 
+    def hint(self, answer: Answer) -> str:
+        """Return what to do about a failure that the CLI itself names badly, or ""."""
+        ...
+
     def remark(self, scene: Scene) -> str:
         """Return what people should know of this launch; told on stderr."""
         ...

@@ -121,6 +121,10 @@ class Codex:
         """Codex tells nothing further."""
         return {}
 
+    def hint(self, answer: Answer) -> str:
+        """Codex says itself what is wrong."""
+        return ""
+
     def remark(self, scene: Scene) -> str:
         """Nothing is other than expected."""
         return ""

@@ -33,6 +33,7 @@ class CodexStream:
 
     def __init__(self) -> None:
         self._last: str | None = None
+        self._begun: set[str] = set()
 
     def read(self, said: dict[str, Any]) -> list[AgentEvent]:
         """Turn one object into events; what is unknown gives none."""
@@ -40,7 +41,7 @@ class CodexStream:
             case "thread.started" if text_of(said.get("thread_id")):
                 return [Started(session=said["thread_id"])]
             case "item.started":
-                return _started(record_of(said.get("item")))
+                return self._started(record_of(said.get("item")))
             case "item.completed":
                 return self._completed(record_of(said.get("item")))
             case "turn.completed":
@@ -67,14 +68,15 @@ class CodexStream:
             return []
         result = item.get(_TOOLS[kind][2]) or ""
         ok = item.get("status") not in ("failed", "declined")
-        return [*_started(item), ToolResult(id=text_of(item.get("id")), ok=ok, detail=shortened(result))]
+        return [*self._started(item), ToolResult(id=text_of(item.get("id")), ok=ok, detail=shortened(result))]
 
-
-def _started(item: dict[str, Any]) -> list[AgentEvent]:
-    kind = text_of(item.get("type"))
-    if kind not in _TOOLS:
-        return []
-    name, given, _ = _TOOLS[kind]
-    if kind == "mcp_tool_call":
-        name = ".".join(filter(None, (text_of(item.get("server")), text_of(item.get("tool"))))) or name
-    return [ToolUse(id=text_of(item.get("id")), tool=name, detail=shortened(item.get(given) or ""))]
+    def _started(self, item: dict[str, Any]) -> list[AgentEvent]:
+        """Tell a tool once, whether its beginning was told or only its end."""
+        kind, id_ = text_of(item.get("type")), text_of(item.get("id"))
+        if kind not in _TOOLS or id_ in self._begun:
+            return []
+        self._begun.add(id_)
+        name, given, _ = _TOOLS[kind]
+        if kind == "mcp_tool_call":
+            name = ".".join(filter(None, (text_of(item.get("server")), text_of(item.get("tool"))))) or name
+        return [ToolUse(id=id_, tool=name, detail=shortened(item.get(given) or ""))]

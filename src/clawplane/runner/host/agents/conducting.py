@@ -137,7 +137,8 @@ class _Turn:
         candidates = models.candidates(self.prompt.model, configured)
         for number, model in enumerate(candidates, 1):
             start, answer = await self._try_model(scene, model)
-            if answer.ended.exit_code == 0 or answer.ended.stopped or not models.refused(answer.said):
+            ended = answer.ended
+            if ended.exit_code == 0 or ended.timed_out or ended.stopped or not models.refused(answer.said):
                 break
             if number < len(candidates):
                 following = candidates[number] or "the CLI's own choice"
@@ -191,10 +192,11 @@ class _Turn:
         try:
             async with self._cli.around(scene) as further:
                 arguments = self._cli.arguments(scene, start, model)
+                cwd = self._directory(start.cwd)
                 launch = Launch(
                     argv=(self._program, *arguments, *further),
-                    cwd=self._directory(start.cwd),
-                    env=self._env,
+                    cwd=cwd,
+                    env={**self._env, "PWD": cwd},
                     stdin=self._cli.stdin(scene),
                     seconds=self._left(),
                 )
@@ -225,6 +227,10 @@ class _Turn:
         self.context.tell("stderr", f"{text}\n")
 
     def _directory(self, cwd: str) -> str:
+        """Return a conversation's own directory, or the task's where the operator does not let it start there."""
+        own = self.context.cwd
+        if cwd != own and not self.context.may_start_in(cwd):
+            cwd = own
         if Path(cwd).is_dir():
             return cwd
         raise CannotTurn(f"The directory {cwd} does not exist on this runner.")
@@ -260,7 +266,9 @@ def _report(cli: Cli, turn: _Turn, start: Start, answer: Answer) -> TaskReport:
         code, error = _stopped(ended, turn.context)
     text = answer.text if code == 0 or answer.text.strip() else "\n".join(answer.errors)
     # The errors that a program printed as events and again as text are said once.
-    problems = [each for each in answer.errors if each and each not in ended.stderr] if code else []
+    problems = (
+        [each for each in (*answer.errors, cli.hint(answer)) if each and each not in ended.stderr] if code else []
+    )
     stderr = "\n".join([*turn.remarks, *problems, ended.stderr.strip()]).strip() or (
         "" if code == 0 or ended.exit_code > 0 else error or ""
     )

@@ -36,6 +36,13 @@ _NOT_RESUMED: Final = re.compile(
     r"error resuming session|invalid session identifier|no (?:previous )?sessions? found|session not found",
     re.IGNORECASE,
 )
+_NO_SIGN_IN: Final = 41
+"""The exit code of Gemini CLI for everything about signing in."""
+_SIGNED_OUT: Final = re.compile(r"invalid auth method|no longer (?:supported|available)|not eligible", re.IGNORECASE)
+_SIGN_IN: Final = (
+    "Gemini CLI could not sign in on this runner's host. Set GEMINI_API_KEY for the runner, or sign in there once; "
+    "personal accounts are not served by this CLI any more."
+)
 _EXISTS: Final = "already exists"
 _OTHER: Final = "[The earlier conversation could not be resumed. This goes on with the latest one of its directory.]"
 _LATEST: Final = "latest"
@@ -106,7 +113,7 @@ class Gemini:
         if not help_.known or "--sandbox" in help_:
             made.append("--sandbox=false")
         if "--skip-trust" in help_:
-            made.append("--skip-trust")
+            made.append("--skip-trust")  # else it refuses to run unattended in a directory nobody has confirmed
         if tools == ("*",):
             made += ["--approval-mode", "yolo"]
         elif tools:
@@ -149,6 +156,10 @@ class Gemini:
     def metadata(self, answer: Answer) -> dict[str, str]:
         """Gemini CLI tells nothing further."""
         return {}
+
+    def hint(self, answer: Answer) -> str:
+        """Say what to do when Gemini CLI may not sign in."""
+        return _SIGN_IN if _SIGNED_OUT.search(answer.said) or answer.ended.exit_code == _NO_SIGN_IN else ""
 
     def remark(self, scene: Scene) -> str:
         """Nothing is other than expected."""

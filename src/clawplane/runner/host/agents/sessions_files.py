@@ -61,7 +61,7 @@ def codex_session(sessions: Path, wanted: str, today: date, *, prefix: bool = Fa
         with suppress(OSError):
             for file in (sessions / f"{day:%Y}" / f"{day:%m}" / f"{day:%d}").glob("*.jsonl"):
                 id_ = _codex_id(file)
-                if id_ == lowered or (prefix and id_.startswith(lowered)):
+                if id_.lower() == lowered or (prefix and id_.lower().startswith(lowered)):
                     found.append(file)
         newest = _newest(found)
         if newest:
@@ -103,7 +103,7 @@ def _newest(files: list[Path]) -> Path | None:
 
 def _codex_id(file: Path) -> str:
     match = _CODEX_ID.search(file.stem)
-    return (match.group() if match else file.stem).lower()
+    return match.group() if match else file.stem
 
 
 def _claude_directory(transcript: Path) -> str | None:

@@ -97,6 +97,8 @@ class AgentContext:
     bind: Callable[[str], None]
     stop: Stop
     ask: AskPerson | None = None
+    may_start_in: Callable[[str], bool] = lambda cwd: True
+    """Whether the operator lets programs start in a directory that a conversation belongs to."""
     channel: str | None = None
     """Where the callback goes; kept beside the conversation's id in the session cache."""
 

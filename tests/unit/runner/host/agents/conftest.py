@@ -40,6 +40,7 @@ class Runner:
     """Of the children."""
     operator: dict[str, str] = field(default_factory=dict)
     """Of the runner: CLAUDE_PATH, CC_MODELS and so on."""
+    may_start_in: Callable[[str], bool] = lambda cwd: True
     house: AgentHouse | None = None
     told: list[AgentEvent] = field(default_factory=list)
     live: list[tuple[str, str]] = field(default_factory=list)
@@ -100,6 +101,7 @@ class Runner:
             bind=self.bound.append,
             stop=stop,
             ask=ask,
+            may_start_in=self.may_start_in,
             channel=channel,
         )
         return await adapters(house)[cli].run(prompt, context)

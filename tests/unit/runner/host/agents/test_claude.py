@@ -40,7 +40,7 @@ async def test_the_next_turn_resumes_also_after_the_runner_was_started_anew(runn
     runner.start()
     report = await runner.ask("claude", "two")
     assert report.stdout == f"turn 2 of {API}: two"
-    assert ["--resume", API] == runner.calls[1]["argv"][-3:-1]
+    assert runner.calls[1]["argv"][-3:-1] == ["--resume", API]
 
 
 async def test_a_conversation_under_an_id_that_is_no_uuid_is_found_again_by_its_mapping(runner) -> None:
@@ -72,6 +72,15 @@ async def test_a_conversation_of_another_project_is_resumed_in_its_own_directory
     report = await runner.ask("claude", "two")
     assert report.stdout == f"turn 2 of {API}: two"
     assert runner.calls[1]["cwd"] == str(project)
+
+
+async def test_a_directory_that_the_operator_keeps_closed_is_not_entered_for_a_conversation(runner, tmp_path) -> None:
+    (tmp_path / "closed").mkdir()
+    await runner.ask("claude", "one", cwd=str(tmp_path / "closed"))
+    runner.may_start_in = lambda cwd: False
+    report = await runner.ask("claude", "two")
+    assert (report.exit_code, report.metadata["freshSession"]) == (0, True)
+    assert {call["cwd"] for call in runner.calls[1:]} == {str(runner.home)}
 
 
 @pytest.mark.parametrize("text", ["--help me", "x" * 1_048_576, "é\n$(id)\n"])

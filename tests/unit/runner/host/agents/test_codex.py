@@ -24,7 +24,7 @@ async def test_a_new_conversation_tells_its_id_and_only_the_last_message_is_the_
     assert (report.exit_code, report.stdout) == (0, f"turn 1 of {thread}: hello")
     assert report.metadata["usage"] == {"inputTokens": 7, "outputTokens": 9}
     assert [type(event) for event in runner.told] == [
-        Started, ToolUse, ToolUse, ToolResult, Text, Text, Cost, Final
+        Started, ToolUse, ToolResult, Text, Text, Cost, Final
     ]  # fmt: skip
     assert runner.bound[0] == thread
     (call,) = runner.calls

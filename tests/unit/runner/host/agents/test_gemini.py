@@ -114,7 +114,8 @@ async def test_a_cli_that_may_not_sign_in_says_so(runner) -> None:
     runner.env["STUB_DO"] = "signed out"
     report = await runner.ask("gemini")
     assert report.exit_code == 41
-    assert report.stderr == "Invalid auth method selected."
+    assert report.stderr.startswith("Gemini CLI could not sign in")
+    assert report.stderr.endswith("Invalid auth method selected.")
 
 
 @pytest.mark.parametrize(("more", "field"), [({"budget_usd": 1.0}, "budget_usd"), ({"approval": "tools"}, "approval")])

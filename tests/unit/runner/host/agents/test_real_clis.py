@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def provider(tmp_path: Path) -> Iterator[Provider]:
 
 
 @pytest.fixture
-async def real(runner, provider: Provider) -> AsyncIterator[Any]:
+def real(runner, provider: Provider) -> Any:
     """A runner with the real CLIs, each told where its provider is."""
     node = shutil.which("node")
     missing = [name for name in ("claude", "codex", "gemini") if not (INSTALLED / name).exists()]
@@ -181,7 +181,7 @@ async def real(runner, provider: Provider) -> AsyncIterator[Any]:
         "GEMINI_TELEMETRY_ENABLED": "false",
     }
     runner.clock = SystemClock()
-    yield runner
+    return runner
 
 
 @ALL
@@ -190,7 +190,7 @@ async def test_a_conversation_is_begun_and_resumed_after_the_runner_was_started_
     assert (first.exit_code, first.error, first.stdout) == (0, None, "heard word-one"), first
     session = first.metadata["sessionId"]
     assert session == API or cli == "codex"
-    assert [type(event) for event in real.told if not type(event).__name__ == "Notice"] == [Started, Text, Cost, Final]
+    assert [type(event) for event in real.told if type(event).__name__ != "Notice"] == [Started, Text, Cost, Final]
     assert real.bound[0] == session
     real.start()
     second = await real.ask(cli, "word-two", resume_latest=True)

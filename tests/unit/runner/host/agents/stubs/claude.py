@@ -115,7 +115,7 @@ if do == "tool":
     settings = json.loads(Path(value("--settings") or "").read_text())
     hook = settings["hooks"]["PreToolUse"][0]["hooks"][0]
     asked = json.dumps({"tool_name": "Bash", "tool_input": {"command": "rm -r build"}, "cwd": os.getcwd()})
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: PLW1510
         hook["command"], shell=True, input=asked, capture_output=True, text=True, timeout=hook["timeout"]
     )
     if done.returncode == 0:
