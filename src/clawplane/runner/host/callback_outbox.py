@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from clawplane.callbacks.delivery import Attempted, Courier
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import TaskId
+from clawplane.runner.host.disk_turns import DiskTurns
 from clawplane.runner.host.reporting import FIRST_WAIT, LONGEST_WAIT, Pause
 from clawplane.runner.host.spool import Spool
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
@@ -101,15 +102,16 @@ class CallbackOutbox:
         self._lanes: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._going: set[asyncio.Task[None]] = set()
+        self._disk = DiskTurns()
 
     async def start(self) -> int:
         """Go on with what an earlier life of this runner began; return how many callbacks that is."""
-        kept = await asyncio.to_thread(self._spool.load)
+        kept = await self._disk.do(self._spool.load)
         for name, body in kept.items():
             try:
                 letter = msgspec.msgpack.decode(body, type=Letter)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                await asyncio.to_thread(self._spool.set_aside, name)
+                await self._disk.do(self._spool.set_aside, name)
                 continue
             self._carry(name, letter)
         return len(kept)
@@ -145,6 +147,7 @@ class CallbackOutbox:
         for task in self._going:
             task.cancel()
         await asyncio.gather(*self._going, return_exceptions=True)
+        await self._disk.close()
         await self._courier.close()
 
     def _carry(self, name: str, letter: Letter) -> None:
@@ -168,7 +171,7 @@ class CallbackOutbox:
         while not await self._tell(name, letter):
             await self._pause(self._jitter(wait))
             wait = min(wait * 2, LONGEST_WAIT)
-        await asyncio.to_thread(self._spool.remove, name)
+        await self._disk.do(self._spool.remove, name)
 
     async def _try(self, name: str, letter: Letter) -> Attempted:
         async def delivered(sent: int) -> None:
@@ -214,7 +217,7 @@ class CallbackOutbox:
     async def _keep(self, name: str, letter: Letter) -> None:
         body = msgspec.msgpack.encode(letter)
         try:
-            await asyncio.to_thread(self._spool.put, name, body)
+            await self._disk.do(self._spool.put, name, body)
         except OSError as error:
             _log.error("The callback of task %s could not be written to disk: %s", letter.task, error)
 

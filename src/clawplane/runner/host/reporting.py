@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from clawplane.domain.host_tasks import TaskId, TaskReport
+from clawplane.runner.host.disk_turns import DiskTurns
 from clawplane.runner.host.output import fitted
 from clawplane.runner.host.spool import Spool
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
@@ -53,6 +54,7 @@ class Reporter:
         self._jitter = jitter
         self._monotonic = monotonic
         self._waiting: dict[str, tuple[bytes, float]] = {}
+        self._disk = DiskTurns()
         self._changed = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -60,7 +62,7 @@ class Reporter:
 
     async def start(self) -> int:
         """Begin with what an earlier life of this runner could not report; return how many reports that is."""
-        for name, body in (await asyncio.to_thread(self._spool.load)).items():
+        for name, body in (await self._disk.do(self._spool.load)).items():
             self._waiting[name] = (body, 0.0)
         if self._waiting:
             self._empty.clear()
@@ -71,9 +73,9 @@ class Reporter:
     async def put(self, task: TaskId, report: TaskReport, **additive: Any) -> None:
         """Keep a report durably and begin to send it; what the disk refuses lasts as long as this process."""
         name = f"task-{hashlib.sha256(task.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
-        body = await asyncio.to_thread(_body, task, report, additive)
+        body = await self._disk.do(_body, task, report, additive)
         try:
-            await asyncio.to_thread(self._spool.put, name, body)
+            await self._disk.do(self._spool.put, name, body)
         except OSError as error:
             _log.error("The report of task %s could not be spooled: %s", task, error)
         self._waiting[name] = (body, 0.0)
@@ -94,6 +96,7 @@ class Reporter:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        await self._disk.close()
 
     async def _run(self) -> None:
         failures = 0
@@ -138,13 +141,13 @@ class Reporter:
             return  # the task was done again meanwhile: that report is another one
         del self._waiting[name]
         try:
-            await asyncio.to_thread(self._spool.remove, name)
+            await self._disk.do(self._spool.remove, name)
         except OSError as error:
             _log.warning("A report that was acknowledged stays in the spool: %s", error)
 
     async def _refused(self, name: str, body: bytes, error: TaskApiFailed) -> None:
         if error.status == _TOO_LARGE and len(body) > _LEAST_BYTES:
-            smaller = await asyncio.to_thread(_halved, body)
+            smaller = await self._disk.do(_halved, body)
             if len(smaller) < len(body):
                 self._waiting[name] = (smaller, 0.0)
                 return
