@@ -7,11 +7,13 @@ from typing import Final
 
 import msgspec
 
+from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.host_tasks import Prompt, TaskReport
 from clawplane.runner.host.agents.spawning import spawn_with
 from clawplane.runner.host.agents.turn import AgentContext
 from clawplane.runner.host.doing import Doing
 from clawplane.runner.host.environment import with_task_variables
+from clawplane.runner.host.house import HostHouse
 from clawplane.runner.host.processes import GONE_SECONDS
 
 _LAST_SECONDS: Final = 2.0
