@@ -19,7 +19,15 @@ from clawplane import logs
 from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, log_text, say, show_json, tell
 from clawplane.cli.supervise import Child, supervise
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
-from clawplane.settings import checked_slots, data_directory, read_token, runner_settings, serve_settings, write_private
+from clawplane.settings import (
+    ServeSettings,
+    checked_slots,
+    data_directory,
+    read_token,
+    runner_settings,
+    serve_settings,
+    write_private,
+)
 
 Data = Annotated[
     Path | None, Parameter(name="--data", help="Directory that holds everything. Variable: CLAWPLANE_DATA.")
@@ -79,12 +87,14 @@ def _leave_in_order() -> None:
         signal.signal(number, leave)
 
 
-def _refuse(error: ClawplaneError, *, code: int | None = None) -> NoReturn:
+def refuse(error: ClawplaneError, *, code: int | None = None) -> NoReturn:
+    """Say why nothing can be started, and end this process."""
     fail(error)
     raise SystemExit(code or (USAGE if isinstance(error, InvalidArgument) else REFUSED)) from None
 
 
-def _unusable(path: Path, error: OSError) -> InvalidArgument:
+def unusable(path: Path, error: OSError) -> InvalidArgument:
+    """Return what is told when a file or directory of a daemon's own cannot be used."""
     reason = error.strerror or str(error)
     return InvalidArgument(f"{error.filename or path} cannot be used: {reason}.", hint="Choose another with --data.")
 
@@ -116,9 +126,9 @@ def up(
         if slots is not None:
             checked_slots(slots)
     except OSError as error:
-        _refuse(_unusable(settings.data, error))
+        refuse(unusable(settings.data, error))
     except ClawplaneError as error:
-        _refuse(error)
+        refuse(error)
     shared = ["--data", str(settings.data), "--log", settings.log_level]
     serve_child = Child(
         "serve",
@@ -161,21 +171,26 @@ def serve(
         settings = serve_settings(data=data, bind=bind, port=port, log_level=log)
         token = read_token(runner_token_file) if runner_token_file else None
     except ClawplaneError as error:
-        _refuse(error)
+        refuse(error)
+    run_server(settings, token)
+
+
+def run_server(settings: ServeSettings, runner_token: str | None) -> None:
+    """Run the control plane until a signal; says why and ends this process when it cannot start."""
     logs.configure(settings.log_level, name="serve")
     _leave_in_order()
     from clawplane import wiring  # noqa: PLC0415 - the servers' imports would slow down every other command
 
     try:
-        wiring.serve(settings, runner_token=token, announce=_announce)
+        wiring.serve(settings, runner_token=runner_token, announce=_announce)
     except ClawplaneError as error:
-        _refuse(error, code=REFUSED)
+        refuse(error, code=REFUSED)
     except OSError as error:
         if error.filename is not None or error.errno == errno.ENOSPC:
-            _refuse(_unusable(settings.data, error), code=REFUSED)
+            refuse(unusable(settings.data, error), code=REFUSED)
         reason = error.strerror or str(error)
         hint = "Choose another address with --bind or --port, or stop what listens there."
-        _refuse(
+        refuse(
             InvalidArgument(f"Cannot listen on {settings.bind} port {settings.port}: {reason}.", hint=hint),
             code=REFUSED,
         )
@@ -229,7 +244,7 @@ def runner(
             token_file=token_file,
             name=name,
             slots=slots,
-            labels=_labels(label or []),
+            labels=labels_of(label or []),
             unsafe_no_sandbox=unsafe_no_sandbox,
             drain_seconds=drain,
             host_tasks=host_tasks,
@@ -237,7 +252,7 @@ def runner(
             log_level=log,
         )
     except ClawplaneError as error:
-        _refuse(error)
+        refuse(error)
     os.environ.pop("CLAWPLANE_RUNNER_TOKEN", None)
     os.environ.pop("CLAWPLANE_API_KEY", None)
     logs.configure(settings.log_level, name="runner")
@@ -246,12 +261,13 @@ def runner(
     try:
         wiring.run_runner(settings)
     except ClawplaneError as error:
-        _refuse(error, code=REFUSED)
+        refuse(error, code=REFUSED)
     except OSError as error:
-        _refuse(_unusable(settings.data, error), code=REFUSED)
+        refuse(unusable(settings.data, error), code=REFUSED)
 
 
-def _labels(pairs: list[str]) -> dict[str, str]:
+def labels_of(pairs: list[str]) -> dict[str, str]:
+    """Return the labels of a runner; raises InvalidArgument for what is not NAME=VALUE."""
     labels = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
@@ -279,7 +295,7 @@ def doctor(*, data: Data = None, json: Annotated[bool, Parameter(name="--json", 
     try:
         findings = wiring.doctor(data_directory(data, os.environ))
     except ClawplaneError as error:
-        _refuse(error)
+        refuse(error)
     if json:
         show_json(findings)
     else:
