@@ -23,7 +23,7 @@ from clawplane.domain.errors import NotImplementedHere
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer, Outcome
 from clawplane.link.asking import Asking
-from clawplane.runner.jobs.job import Answering, CannotPrepare, Job, Unrepeatable
+from clawplane.runner.jobs.job import Answering, CannotPrepare, Endless, Job, Unrepeatable
 from clawplane.runner.shipping import LeaseLost, Shipper
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Attempt:
 
     def leave(self) -> None:
         """This runner leaves when what runs has ended: a job that would never end by itself keeps what it can."""
-        if isinstance(self._job, Answering):
+        if isinstance(self._job, Endless):
             self._job.leave()
 
     def give_back(self) -> None:
@@ -102,7 +102,7 @@ class Attempt:
         if outcome is None or self._ending == "drop":
             self.shipper.lose()
             return
-        if self._ending == "give_back" and not (isinstance(self._job, Answering) or self._keeps_its_end()):
+        if self._ending == "give_back" and not (isinstance(self._job, Endless) or self._keeps_its_end()):
             outcome = _setup("The runner was stopped before the attempt ended.")
         self.shipper.flush()
         self._ends.end(self.offer.job, self.offer.fence, outcome)
@@ -110,7 +110,7 @@ class Attempt:
     async def _outcome(self) -> Outcome | None:
         preparing = asyncio.create_task(self._job.prepare())
         try:
-            begins_offered = isinstance(self._job, Answering)
+            begins_offered = isinstance(self._job, Endless)
             if not begins_offered and not await self._unless_ended(self._confirmed):
                 return self._ended_early()
             try:

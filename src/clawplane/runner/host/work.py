@@ -53,4 +53,8 @@ async def host_work(
         if kept:
             _log.info("%d ends of host tasks are still to be reported", len(kept))
         _log.warning("This runner does host tasks (%s) with all the rights of its user", ", ".join(house.groups))
+        path = house.environment["PATH"]
+        for adapter in house.agents.values():
+            if missing := adapter.missing(path):
+                _log.info("%s", missing)
         yield HostWork(house, ends, kept)

@@ -19,18 +19,20 @@ import msgspec
 from clawplane.domain.batches import ERROR, INFO, LogSource
 from clawplane.domain.host_tasks import HostSpec, TaskReport
 from clawplane.domain.leases import Claim, Finish, Offer, Outcome
+from clawplane.link.asking import Asking
 from clawplane.runner.host.agents.events import AgentEvent
 from clawplane.runner.host.doing import Voices
 from clawplane.runner.host.execute import execute
 from clawplane.runner.host.house import HostHouse
 from clawplane.runner.host.spool import SpooledEnds
 from clawplane.runner.host.stopping import Stop
+from clawplane.runner.host.tool_desk import ToolDesk
 from clawplane.runner.lines import LineReader
 from clawplane.runner.shipping import Shipper
 
 
 class HostJob:
-    """One attempt at a host task; implements `Job` and `Unrepeatable`."""
+    """One attempt at a host task; implements `Job`, `Answering` and `Unrepeatable`."""
 
     def __init__(self, offer: Offer, shipper: Shipper, house: HostHouse, ends: SpooledEnds) -> None:
         self._spec = msgspec.msgpack.decode(offer.spec, type=HostSpec)
@@ -39,13 +41,14 @@ class HostJob:
         self._ends = ends
         self._stop = Stop()
         self._live = LiveLines(shipper)
+        self._desk = ToolDesk(self._live.surely, house.clock)
 
     async def prepare(self) -> None:
         """Have nothing to prepare."""
 
     async def run(self) -> Outcome:
         """Do the task and return how it ended, kept on disk."""
-        voices = Voices(told=self._live.event)
+        voices = Voices(told=self._live.event, ask=self._desk.ask)
         report = await execute(self._spec, self._house, self._live.tell, stop=self._stop, voices=voices)
         self._live.end()
         outcome = outcome_of(report, self._stop)
@@ -54,6 +57,10 @@ class HostJob:
             if self._dropped():
                 self._ends.remove(self._claim.job, self._claim.fence)
         return outcome
+
+    def asked(self, asking: Asking) -> None:
+        """Answer a question about tool uses that wait for a person."""
+        self._desk.asked(asking)
 
     def stop(self) -> None:
         """Terminate, and kill after the grace period."""
@@ -89,6 +96,10 @@ class LiveLines:
     def event(self, event: AgentEvent) -> None:
         """Take what an agent does, as one line of JSON."""
         self._line(INFO, msgspec.json.encode(event).decode(), "sdk")
+
+    def surely(self, word: msgspec.Struct) -> None:
+        """Take what must be seen, as one line of JSON; there are few of them."""
+        self._shipper.line(INFO, msgspec.json.encode(word).decode(), "sdk")
 
     def end(self) -> None:
         """Take what is left as last lines."""

@@ -38,11 +38,16 @@ class Job(Protocol):
 
 @runtime_checkable
 class Answering(Protocol):
-    """A job that is asked questions while it is prepared and runs, and that can end in peace when the runner leaves."""
+    """A job that is asked questions while it runs; one that is `Endless` while it is prepared, too."""
 
     def asked(self, asking: Asking) -> None:
         """Take a question; must not wait, and may raise a ClawplaneError to refuse."""
         ...
+
+
+@runtime_checkable
+class Endless(Answering, Protocol):
+    """A job that does only what it is asked, begins with its offer, and ends in peace when the runner leaves."""
 
     def leave(self) -> None:
         """Keep what can be kept and let `run` return soon."""

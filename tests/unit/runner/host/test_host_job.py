@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from clawplane.domain.asks import Nothing
 from clawplane.domain.clock import SystemClock
-from clawplane.domain.host_tasks import Command, HostSpec, TaskId, TaskReport, TaskType
+from clawplane.domain.host_tasks import Command, HostSpec, Prompt, TaskId, TaskReport, TaskType
 from clawplane.domain.ids import RunnerId, new_ulid
 from clawplane.domain.leases import Finish, JobKind
+from clawplane.domain.tool_uses import Decide, Decided, ToolUse, ToolUses
 from clawplane.link.connection import Waits
 from clawplane.link.protocol import Identity
+from clawplane.runner.host.agents.events import Text
+from clawplane.runner.host.agents.turn import AgentContext, ToolAsk
 from clawplane.runner.host.house import HostHouse
 from clawplane.runner.host.spool import SpooledEnds
 from clawplane.runner.jobs.host import HostJob
@@ -60,7 +65,7 @@ async def start(server, plane, house: HostHouse, tmp_path: Path) -> AsyncIterato
     )
     tasks: list[asyncio.Task[None]] = []
 
-    async def life(clock: SystemClock | None = None, **changes) -> Runner:
+    async def life(clock: SystemClock | None = None, host: HostHouse = house, **changes) -> Runner:
         settings = RunnerSettings(
             url=server.url, token=TOKEN, data=tmp_path / "r", name="host", drain_seconds=0.05, **changes
         )
@@ -68,7 +73,7 @@ async def start(server, plane, house: HostHouse, tmp_path: Path) -> AsyncIterato
         runner = Runner(
             settings,
             identity,
-            lambda offer, shipper: HostJob(offer, shipper, house, ends),
+            lambda offer, shipper: HostJob(offer, shipper, host, ends),
             clock=clock or SystemClock(),
             waits=QUICK,
             kept=ends.load(),
@@ -220,3 +225,44 @@ async def test_what_finds_no_room_is_left_out_of_the_live_lines_and_holds_nothin
     finish = await plane.ended(offer)
     assert report_of(finish).stdout.endswith("99999\n100000\n")
     assert any("lines were not told live" in line for line in plane.lines(offer.job, "system"))
+
+
+class AskingAdapter:
+    """Uses two tools, if a person lets it."""
+
+    def missing(self, path: str | None) -> str:
+        return ""
+
+    async def run(self, prompt: Prompt, context: AgentContext) -> TaskReport:
+        assert context.ask is not None
+        asks = [ToolAsk(tool=tool, detail="{}", cwd=context.cwd) for tool in ("Bash", "Write")]
+        answers = await asyncio.gather(*map(context.ask, asks))
+        context.told(Text(text="done"))
+        said = [f"{each.allowed} {each.reason}" for each in answers]
+        return TaskReport(stdout="; ".join(said), exit_code=0, metadata={"sessionId": "s-1"})
+
+
+def ask(plane, offer, method: str, question: msgspec.Struct) -> Awaitable[bytes]:
+    return plane.connection.ask(offer.job, offer.fence, method, msgspec.msgpack.encode(question)).answer()
+
+
+async def test_a_person_decides_over_the_link_about_each_tool_that_an_agent_wants(start, plane, house) -> None:
+    await start(host=replace(house, agents={"claude": AskingAdapter()}))
+    work = Prompt(cli="claude", prompt="p", timeout=20_000, session_id="s", approval="tools")
+    offer = plane.offer(JobKind.HOST, HostSpec(task=TaskId("t"), type=TaskType.CLAUDE, work=work, created_at=0))
+    await plane.changes.until(lambda: len(plane.lines(offer.job, "sdk")) == 2, "both are told")
+    told = [msgspec.json.decode(line, type=ToolUse) for line in plane.lines(offer.job, "sdk")]
+    uses = msgspec.msgpack.decode(await ask(plane, offer, "tool_uses", Nothing()), type=ToolUses)
+    assert uses.waiting == tuple(told)
+    assert [use.tool for use in told] == ["Bash", "Write"]
+    words = [
+        Decide(id=told[0].id, allowed=True),
+        Decide(id=told[0].id, allowed=False),
+        Decide(id="none", allowed=True),
+        Decide(id=told[1].id, allowed=False, reason="not that"),
+    ]
+    taken = [await ask(plane, offer, "decide_tool", word) for word in words]
+    assert [msgspec.msgpack.decode(each, type=Decided).taken for each in taken] == [True, False, False, True]
+    report = report_of(await plane.ended(offer))
+    assert (report.stdout, report.metadata) == ("True ; False not that", {"sessionId": "s-1"})
+    assert plane.lines(offer.job, "sdk")[2:] == ['{"kind":"text","text":"done"}']
