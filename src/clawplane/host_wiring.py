@@ -25,8 +25,9 @@ from clawplane.flows.host_upkeep import HostUpkeep
 from clawplane.flows.leases import Leases
 from clawplane.flows.pollers import Pollers
 from clawplane.host_settings import CallbackChoices, HostBounds, HostTokens
+from clawplane.settings import ServeSettings
 from clawplane.store.sealing import KeyFileSealing
-from clawplane.store.store import Store
+from clawplane.store.store import DATABASE, Store
 
 _SEALING_KEY = "sealing.key"
 _MINUTE = 60.0
@@ -43,10 +44,11 @@ class HostPlane:
 
 @asynccontextmanager
 async def host_plane(
-    bounds: HostBounds, data: Path, store: Store, *, leases: Leases, access: Access, clock: Clock, ids: JobIds
+    settings: ServeSettings, store: Store, *, leases: Leases, access: Access, clock: Clock, ids: JobIds
 ) -> AsyncIterator[HostPlane]:
     """Open host tasks over a store and close them in order; the leases must be running."""
-    sealing = KeyFileSealing.open(data / _SEALING_KEY)
+    bounds = settings.host
+    sealing = KeyFileSealing.open(settings.data / _SEALING_KEY)
     trust_tokens(access, bounds.tokens)
     pollers = Pollers(store.host_tasks, store.wakeups, clock)
     work = HostWork(
@@ -81,7 +83,7 @@ async def host_plane(
     await callbacks.start()
     await upkeep.start()
     try:
-        yield HostPlane(work, callbacks, _options(bounds, data))
+        yield HostPlane(work, callbacks, _options(bounds, settings.database or settings.data / DATABASE))
     finally:
         await work.leave()
         await upkeep.close()
@@ -101,10 +103,10 @@ def trust_tokens(access: Access, tokens: HostTokens) -> None:
             access.trust(secret, name=names, scopes=scopes)
 
 
-def _options(bounds: HostBounds, data: Path) -> TaskApiOptions:
+def _options(bounds: HostBounds, database: Path) -> TaskApiOptions:
     plain = TaskApiOptions()
     return TaskApiOptions(
-        database=data / "clawplane.db",
+        database=database,
         strict_paths=bounds.strict_paths,
         requests_per_second=bounds.requests_per_minute / _MINUTE,
         claude_root=Path(bounds.claude_projects).expanduser() if bounds.claude_projects else plain.claude_root,

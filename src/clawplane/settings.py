@@ -61,6 +61,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     link_lifetime: int = 3600
     sessions: SessionBounds = SessionBounds()
     host: HostBounds = HostBounds()
+    database: Path | None = None
+    """The database's file; None: the usual name in `data`."""
     log_level: str = "info"
     loop: str = "uvloop"
 
@@ -106,6 +108,7 @@ class RunnerDaemonSettings(msgspec.Struct, frozen=True, kw_only=True):
     sessions: SessionChoices = SessionChoices()
     host_tasks: bool = False
     host_policy: Path | None = None
+    token_file: Path | None = None
     log_level: str = "info"
 
 
@@ -227,8 +230,10 @@ def serve_settings(
     env = os.environ if environment is None else environment
     key = env.get("CLAWPLANE_API_KEY")
     public = env.get("CLAWPLANE_PUBLIC_URL")
+    database = _task_database(data, env)
     return ServeSettings(
-        data=data_directory(data, env),
+        data=data_directory(data, env) if database is None else database.with_name(f"{database.name}.d"),
+        database=database,
         bind=bind or env.get("CLAWPLANE_BIND") or "127.0.0.1",
         port=whole_number(env, "CLAWPLANE_PORT", DEFAULT_PORT, low=1, high=65_535)
         if port is None
@@ -250,6 +255,14 @@ def serve_settings(
         host=host_bounds(env),
         log_level=log_level_of(log_level, env, default="warning" if quiet else "info"),
     )
+
+
+def _task_database(data: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """Return the database that WORKER_TASK_DB names; only where no data directory is named, which comes first."""
+    named = environment.get("WORKER_TASK_DB", "").strip()
+    if not named or data is not None or environment.get("CLAWPLANE_DATA"):
+        return None
+    return _expanded(Path(named))
 
 
 def _owner(name: str) -> str:
@@ -300,6 +313,7 @@ def runner_settings(
         sessions=session_choices(env),
         host_tasks=host_tasks,
         host_policy=host_policy,
+        token_file=token_file,
         log_level=log_level_of(log_level, env),
     )
 

@@ -102,7 +102,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
     """Open the store and the flows in `settings.data`, and close them in order."""
     clock = SteadyClock(SystemClock())
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.data, clock=clock)
+        store = await open_store(settings.data, clock=clock, file=settings.database)
         stack.push_async_callback(store.close)
         ids = JobIds()
         ids.advance_past(await store.queue.highest_job())
@@ -140,7 +140,7 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         await leases.start()
         stack.push_async_callback(leases.close)
         host = await stack.enter_async_context(
-            host_plane(settings.host, settings.data, store, leases=leases, access=access, clock=clock, ids=ids)
+            host_plane(settings, store, leases=leases, access=access, clock=clock, ids=ids)
         )
         flows = Flows(
             host=host.work,
@@ -307,7 +307,7 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                 session_spill_bytes=settings.sessions.spill,
                 session_save_seconds=settings.sessions.save_seconds,
                 host=host_settings(os.environ, settings.host_policy) if settings.host_tasks else None,
-                protected=(settings.data,),
+                protected=(settings.data, *([settings.token_file] if settings.token_file else [])),
             )
         )
     )

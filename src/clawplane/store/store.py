@@ -51,15 +51,18 @@ async def open_store(
     directory: Path,
     *,
     clock: Clock | None = None,
+    file: Path | None = None,
     busy_seconds: float = BUSY_SECONDS,
     idle_seconds: float = IDLE_SECONDS,
 ) -> Store:
     """Open or create the store in `directory`.
 
-    `busy_seconds` is how long another program's lock on the file is waited for, `idle_seconds` how long nobody must
-    write before the log is cut. Raises StoreBusy when another server uses the directory, StoreFull, or StoreError.
+    `file` is the database when that lies elsewhere. `busy_seconds` is how long another program's lock on it is waited
+    for, `idle_seconds` how long nobody must write before the log is cut. Raises StoreBusy when another server uses it,
+    StoreFull, or StoreError.
     """
-    database = await SqliteDatabase.open(directory / DATABASE, busy_seconds=busy_seconds, idle_seconds=idle_seconds)
+    path = file or directory / DATABASE
+    database = await SqliteDatabase.open(path, busy_seconds=busy_seconds, idle_seconds=idle_seconds)
     try:
         blobs = DirectoryBlobs(directory / BLOBS)
         await blobs.open()

@@ -54,7 +54,7 @@ async def poll(visit: Visit) -> Reply:
     if asked.runner != ANONYMOUS:
         await visit.house.runners.polled(asked.runner, asked.reach)
     claimed = await visit.house.host.poll(asked, seconds=wait / 1000, gone=visit.gone())
-    return NOTHING if claimed is None else _given(visit, claimed, named_itself=asked.runner != ANONYMOUS)
+    return NOTHING if claimed is None else _given(visit, claimed, asked)
 
 
 async def look(visit: Visit) -> Reply:
@@ -62,14 +62,16 @@ async def look(visit: Visit) -> Reply:
     return NOTHING
 
 
-def _given(visit: Visit, claimed: Claimed, *, named_itself: bool) -> Reply:
-    host = visit.house.host
+def _given(visit: Visit, claimed: Claimed, asked: Poll) -> Reply:
+    host, named_itself = visit.house.host, asked.runner != ANONYMOUS
     try:
         token = host.unseal(claimed.callback_token)
     except ClawplaneError as error:
         _log.warning("the bot token of task %s is lost: %s", claimed.task.id, error.message)
         token = None
     told = task_object(claimed.task, token, fence=claimed.fence if named_itself else None)
+    if asked.server_delivers or host.rules.server_callbacks:
+        told["callbacks"] = "server"  # so that a runner that would send by itself leaves it
     return answer(told, undo=partial(host.undeliver, claimed))
 
 
