@@ -41,6 +41,7 @@ from clawplane.runner.workshop import Workshop, workshop
 from clawplane.sandbox.launch import Sandbox, SandboxUnavailable
 
 _DAY = 86_400.0
+_HOST_ONLY = "This runner does host tasks only: its host cannot isolate Workers and sessions."
 _NOT_ISOLATED = "Code sessions are refused on this runner: it works without isolation (--unsafe-no-sandbox)."
 
 _log = logging.getLogger(__name__)
@@ -79,11 +80,15 @@ async def run_runner(
             if not isinstance(isolation, Sandbox):
                 # without network namespaces the SDK's fixed port is there once
                 settings = replace(settings, slots=1, build_slots=1)
-            stack.push_async_callback(isolation.close)
-        tools = await asyncio.to_thread(find_tools, environ)
-        shop = await stack.enter_async_context(workshop(settings, isolation, tools, environ, clock))
-        collector = _Collector(shop, settings)
-        stack.push_async_callback(collector.close)
+            if isolation is not None:
+                stack.push_async_callback(isolation.close)
+        shop = None
+        collector = _Collector(settings)
+        if isolation is not None:
+            tools = await asyncio.to_thread(find_tools, environ)
+            shop = await stack.enter_async_context(workshop(settings, isolation, tools, environ, clock))
+            stack.push_async_callback(collector.close)
+            collector.watch(shop)
         host = None
         if settings.host is not None:
             host = await stack.enter_async_context(host_work(settings, settings.host, environ, clock))
@@ -96,10 +101,14 @@ async def run_runner(
             raise InvalidToken(f"The control plane refuses this runner: {error.reason}") from None
 
 
-async def _open_isolation(settings: RunnerSettings) -> Isolation:
+async def _open_isolation(settings: RunnerSettings) -> Isolation | None:
+    """Return what Workers run in; None on a host that can only do host tasks, which are not isolated anyway."""
     try:
         return await Sandbox.open(state_directory=settings.data / "sandbox")
     except SandboxUnavailable as error:
+        if settings.host is not None and not settings.unsafe_no_sandbox:
+            _log.warning("This runner does host tasks only: Workers and sessions cannot be isolated here (%s)", error)
+            return None
         if not settings.unsafe_no_sandbox:
             raise CannotIsolate(str(error)) from error
         _log.warning("Workers run WITHOUT isolation (--unsafe-no-sandbox): %s", error)
@@ -109,9 +118,10 @@ async def _open_isolation(settings: RunnerSettings) -> Isolation:
 
 
 def _runner(
-    settings: RunnerSettings, shop: Workshop, clock: Clock, collector: _Collector, host: HostWork | None
+    settings: RunnerSettings, shop: Workshop | None, clock: Clock, collector: _Collector, host: HostWork | None
 ) -> Runner:
-    identity = _identity(settings, clock, sessions=shop.sessions is not None, host=host)
+    sessions = None if shop is None else shop.sessions
+    identity = _identity(settings, clock, shop=shop, host=host)
 
     def note(offer: Offer) -> Callable[[LiveState], None]:
         return lambda state: runner.link.note(offer.job, offer.fence, state)
@@ -122,22 +132,24 @@ def _runner(
         _jobs(shop, host, note),
         clock=clock,
         ended=collector.ended,
-        asked=None if shop.sessions is None else shop.sessions.asked,
+        asked=None if sessions is None else sessions.asked,
         kept=() if host is None else host.kept,
         settled=(lambda job, fence: None) if host is None else host.ends.remove,
     )
     capability = CAPABILITY[JobKind.SESSION]
-    if shop.sessions is None and settings.sessions:
-        runner.unable(capability, _NOT_ISOLATED)
-    if shop.sessions is not None:
-        shop.sessions.trial.listen(lambda reason: runner.unable(capability, reason))
+    if sessions is None and settings.sessions:
+        runner.unable(capability, _NOT_ISOLATED if shop is not None else _HOST_ONLY)
+    if sessions is not None:
+        sessions.trial.listen(lambda reason: runner.unable(capability, reason))
     return runner
 
 
-def _identity(settings: RunnerSettings, clock: Clock, *, sessions: bool, host: HostWork | None) -> Identity:
+def _identity(settings: RunnerSettings, clock: Clock, *, shop: Workshop | None, host: HostWork | None) -> Identity:
     runner = runner_id(settings.data, clock)
-    slots = {CAPABILITY[JobKind.SUBTASK]: settings.slots, CAPABILITY[JobKind.BUILD]: settings.build_slots}
-    if sessions:
+    slots: dict[str, int] = {}
+    if shop is not None:
+        slots = {CAPABILITY[JobKind.SUBTASK]: settings.slots, CAPABILITY[JobKind.BUILD]: settings.build_slots}
+    if shop is not None and shop.sessions is not None:
         capability = CAPABILITY[JobKind.SESSION]
         slots |= {capability: settings.session_slots, bound(capability, runner): settings.session_slots}
     if host is not None:
@@ -153,9 +165,15 @@ def _identity(settings: RunnerSettings, clock: Clock, *, sessions: bool, host: H
 
 
 def _jobs(
-    shop: Workshop, host: HostWork | None, note: Callable[[Offer], Callable[[LiveState], None]]
+    shop: Workshop | None, host: HostWork | None, note: Callable[[Offer], Callable[[LiveState], None]]
 ) -> Callable[[Offer, Shipper], Job]:
     def make(offer: Offer, shipper: Shipper) -> Job:
+        if offer.kind is JobKind.HOST:
+            if host is None:
+                return UnreadableJob("This runner does no host tasks.")
+            return HostJob(offer, shipper, host.house, host.ends)
+        if shop is None:
+            return UnreadableJob(_HOST_ONLY)
         match offer.kind:
             case JobKind.BUILD:
                 return BuildJob(offer, shipper, shop)
@@ -165,10 +183,6 @@ def _jobs(
                 if shop.sessions is None:
                     return UnreadableJob("This runner holds no sessions.")
                 return SessionJob(offer, shop.sessions, note(offer))
-            case JobKind.HOST:
-                if host is None:
-                    return UnreadableJob("This runner does no host tasks.")
-                return HostJob(offer, shipper, host.house, host.ends)
 
     return make
 
@@ -176,15 +190,19 @@ def _jobs(
 class _Collector:
     """Collects old environments after each build: only then they can have become too many."""
 
-    def __init__(self, shop: Workshop, settings: RunnerSettings) -> None:
-        self._shop = shop
+    def __init__(self, settings: RunnerSettings) -> None:
+        self._shop: Workshop | None = None
         self._settings = settings
         self._task: asyncio.Task[None] | None = None
 
+    def watch(self, shop: Workshop) -> None:
+        """Begin to look after a workshop."""
+        self._shop = shop
+
     def ended(self, kind: JobKind) -> None:
         """Look at the environments when it was a build that ended."""
-        if kind is JobKind.BUILD and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._collect())
+        if kind is JobKind.BUILD and self._shop is not None and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._collect(self._shop))
 
     async def close(self) -> None:
         """Abandon the work; what it has begun to remove is gone already or whole."""
@@ -192,14 +210,13 @@ class _Collector:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _collect(self) -> None:
+    async def _collect(self, shop: Workshop) -> None:
         settings = self._settings
         try:
-            await self._shop.environments.collect(
+            await shop.environments.collect(
                 max_age=settings.environment_max_age_days * _DAY,
                 max_bytes=settings.environment_max_bytes,
-                keep=self._shop.warm.layers()
-                | (self._shop.sessions.profiles.fingerprints() if self._shop.sessions else set()),
+                keep=shop.warm.layers() | (shop.sessions.profiles.fingerprints() if shop.sessions else set()),
             )
         except OSError as error:
             _log.warning("Old environments could not be removed: %s", error)

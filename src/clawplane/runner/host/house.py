@@ -77,7 +77,7 @@ class HostHouse:
         """Return where a task starts: home, or its own directory; raises InvalidArgument and Refused."""
         if cwd is None:
             allowed = not self.directories or any(within(_real(self.home), each) for each in self.directories)
-            return self.home if allowed else self.directories[0]
+            cwd = str(self.home if allowed else self.directories[0])
         try:
             path = self.places.locate(cwd)
         except ValueError as error:

@@ -124,7 +124,10 @@ class Processes:
         began = time.monotonic()
         life = _Life(program, captures, f"{MARK}={self._mark}/{self._count}")
         try:
-            await life.start(self._send)
+            try:
+                await life.start(self._send)
+            except OSError as error:  # no descriptors, no processes left
+                raise CannotStart(error.strerror or str(error), error.errno or 0) from error
             how = await life.until_ended(seconds, stop or Stop())
             left = grace if how == "timeout" or stop is None else stop.grace
             await life.end(how, stop, left, self._keep_background)
