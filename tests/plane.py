@@ -29,9 +29,11 @@ from clawplane.domain.runs import HeaderItem, SubtaskSpec
 from clawplane.domain.workers import BuildResult
 from clawplane.flows.access import Access
 from clawplane.flows.environments import Environments
+from clawplane.flows.host_tasks import HostRules, HostWork
 from clawplane.flows.leases import Leases
 from clawplane.flows.links import Links
 from clawplane.flows.packages import Packages
+from clawplane.flows.pollers import Pollers
 from clawplane.flows.results import Results
 from clawplane.flows.runs import RunLimits, RunStarts
 from clawplane.flows.sandbox_tokens import SandboxTokens
@@ -41,6 +43,7 @@ from clawplane.link.asked import AskedQuestion, AskedQuestions
 from clawplane.link.asking import Asking, Questions
 from clawplane.link.frames import Answered, Failed, ServerFrame, Told, Took
 from clawplane.store import Store, open_store
+from clawplane.store.sealing import KeyFileSealing
 
 ADMIN = "scraper_api_" + "a" * 40
 RUNNER = "runner-token-" + "b" * 40
@@ -299,6 +302,21 @@ async def _no_link(socket: WebSocket) -> None:
     await socket.close()
 
 
+def _host_work(directory: Path, store: Store, leases: Leases, clock: Clock, ids: JobIds) -> HostWork:
+    return HostWork(
+        tasks=store.host_tasks,
+        events=store.task_events,
+        conversations=store.agent_sessions,
+        pollers=Pollers(store.host_tasks, store.wakeups, clock),
+        leases=leases,
+        sealing=KeyFileSealing.open(directory / "sealing.key"),
+        wakeups=store.wakeups,
+        clock=clock,
+        ids=ids,
+        rules=HostRules(),
+    )
+
+
 @asynccontextmanager
 async def plane(
     directory: Path,
@@ -309,10 +327,11 @@ async def plane(
     session_limits: SessionLimits | None = None,
     patience: Patience | None = None,
     start: bool = True,
+    host: bool = False,
     wrap: Callable[[Store], Store] = lambda store: store,
     **settings: Any,
 ) -> AsyncIterator[Plane]:
-    """Yield a running control plane whose admin key is ADMIN and whose runner token is RUNNER."""
+    """Yield a running control plane with ADMIN as admin key and RUNNER as runner token; `host` with host tasks."""
     clock = clock or SystemClock()
     store = wrap(await open_store(directory, clock=clock))
     ids = JobIds()
@@ -333,6 +352,8 @@ async def plane(
     spool.mkdir(exist_ok=True)
     sandbox_tokens = SandboxTokens(store.keys, clock)
     await sandbox_tokens.prepare()
+    if host:
+        settings["host"] = _host_work(directory, store, leases, clock, ids)
     flows = Flows(
         packages=Packages(workers=store.workers, blobs=store.blobs, wakeups=store.wakeups, clock=clock, ids=ids),
         runs=RunStarts(
@@ -364,9 +385,13 @@ async def plane(
     if start:
         await leases.start()
         await sessions.start()
+    if flows.host is not None:
+        await flows.host.pollers.start()
     try:
         yield Plane(flows, build_app(flows, _no_link), store, clock, directory)
     finally:
+        if flows.host is not None:
+            await flows.host.leave()
         await sessions.close()
         await leases.close()
         await store.close()

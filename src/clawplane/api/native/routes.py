@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from clawplane.api.calls import Operation, Parameter
 from clawplane.api.metrics import Metrics
-from clawplane.api.native import files, keys, runs, session_routes, shapes, system, workers
+from clawplane.api.native import files, host_routes, keys, runs, session_routes, shapes, system, workers
 from clawplane.domain.access import Scope
 
 _FOLLOW: Final = (
@@ -21,7 +21,8 @@ _NDJSON: Final = "application/x-ndjson"
 
 def operations(metrics: Metrics) -> list[Operation]:
     """Return the table."""
-    return [*_workers(), *_runs(), *_keys(), *_system(metrics), *_files(), *session_routes.operations()]
+    system_lines = [*_keys(), *_system(metrics), *_files()]
+    return [*_workers(), *_runs(), *system_lines, *session_routes.operations(), *host_routes.operations()]
 
 
 def _workers() -> list[Operation]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from clawplane.api import replies
 from clawplane.api.calls import Call, Handler
-from clawplane.api.metrics import CONTENT_TYPE, Metrics
+from clawplane.api.metrics import CONTENT_TYPE, HostState, Metrics
 from clawplane.api.native import shapes
 from clawplane.api.native.logs import NDJSON, SSE, wants_events
 from clawplane.domain.access import Scope
@@ -46,9 +46,18 @@ def metrics_handler(metrics: Metrics) -> Handler:
 
     async def show(call: Call) -> Response:
         depth = await call.flows.queue.depth()
-        return Response(metrics.render(depth, await call.flows.leases.runners()), media_type=CONTENT_TYPE)
+        told = metrics.render(depth, await call.flows.leases.runners(), await _host_state(call))
+        return Response(told, media_type=CONTENT_TYPE)
 
     return show
+
+
+async def _host_state(call: Call) -> HostState | None:
+    host = call.flows.host
+    if host is None:
+        return None
+    counts, waits = await host.counts(), await host.waits()
+    return HostState(counts=counts, waits=waits, parked=host.pollers.parked, now=call.flows.clock.now_ms())
 
 
 async def list_runners(call: Call) -> Response:
