@@ -17,10 +17,39 @@ from clawplane.runner.host.agents.events import LONGEST_LINE, JsonLines
 from clawplane.runner.host.agents.gemini_stream import without_introduction
 from clawplane.runner.host.agents.help_probe import HelpProbe, read_help
 from clawplane.runner.host.agents.models import candidates, refused
-from clawplane.runner.host.agents.turn import Ended, ToolAnswer
+from clawplane.runner.host.agents.turn import Ended, ToolAnswer, settings_from
 from clawplane.runner.host.stopping import Stop
 
 API = "11111111-2222-4333-8444-555555555555"
+
+
+def test_settings_come_from_the_environment_under_the_contracts_names(tmp_path) -> None:
+    none = settings_from({}, home=tmp_path, private=tmp_path)
+    assert none.programs == {"claude": "claude", "codex": "codex", "gemini": "gemini"}
+    assert none.claude_projects == tmp_path / ".claude" / "projects"
+    assert none.codex_sessions == tmp_path / ".codex" / "sessions"
+    assert str(none.session_cache) == "/tmp/openclaw-runner-session-cache.json"
+    assert str(none.live_log) == "/tmp/cc-live.log"
+    assert none.session_retention_ms == 1_800_000
+    said = {
+        "CODEX_PATH": "/opt/codex",
+        "CC_MODEL": "one",
+        "CLAUDE_PROJECTS_DIR": "/p",
+        "CODEX_SESSIONS_DIR": "/s",
+        "RUNNER_SESSION_CACHE_FILE": "/c.json",
+        "RUNNER_SESSION_RETENTION_MS": "5",
+        "CC_LOG_PATH": "/l.log",
+        "GEMINI_REPLY_HINT": "off",
+    }
+    full = settings_from(said, home=tmp_path, private=tmp_path)
+    assert (full.programs["codex"], full.models["claude"], full.gemini_hint) == ("/opt/codex", "one", "off")
+    assert (str(full.claude_projects), str(full.codex_sessions)) == ("/p", "/s")
+    assert (str(full.session_cache), full.session_retention_ms, str(full.live_log)) == ("/c.json", 60_000, "/l.log")
+    assert (
+        settings_from({"CC_MODELS": "a,b", "CC_MODEL": "c"}, home=tmp_path, private=tmp_path).models["claude"] == "a,b"
+    )
+    broken = settings_from({"RUNNER_SESSION_RETENTION_MS": "soon"}, home=tmp_path, private=tmp_path)
+    assert broken.session_retention_ms == 1_800_000
 
 
 class Meeting:
