@@ -215,6 +215,7 @@ def runner(
     unsafe_no_sandbox: Unsafe = False,
     host_tasks: HostTasks = False,
     host_policy: HostPolicy = None,
+    poll: Annotated[bool, Parameter(name="--poll", negative="")] = False,
     drain: float = 30.0,
     log: Log = None,
     parent: Parent = None,
@@ -233,10 +234,17 @@ def runner(
         Shown in lists; default: the host's name.
     label
         NAME=VALUE; repeat the option for several.
+    poll
+        Poll a Task API for host tasks and do nothing else; the same as `clawplane worker`, see there.
     drain
         Seconds that running work is given after the first signal; then it is stopped and starts elsewhere.
     """
     _end_with(parent)
+    if poll:
+        from clawplane.cli.task_api import worker  # noqa: PLC0415 - it is built on this module
+
+        worker(data=data, name=name, label=label, host_policy=host_policy, log=log)
+        return
     try:
         settings = runner_settings(
             data=data,

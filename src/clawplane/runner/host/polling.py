@@ -3,7 +3,7 @@
     poll ----task----> execute ----report----> callback on disk -> report on disk -> both go out
       |  null: at once
       |  401: 10 s, for ever        anything else that is no task, no answer: min(5 s * failures, 60 s), with jitter
-      '- all slots taken: POLL_INTERVAL
+      '- all slots taken: POLL_INTERVAL, or until one is free
 
 Only one poll is open at a time. A task that is given twice (its server lost count) is done once. The runner says who it
 is and what it can do in the query; a plain Task API ignores that and is served all the same.
@@ -73,6 +73,7 @@ class Polling:
         self._held: dict[TaskId, Held] = {}
         self._doing: set[asyncio.Task[None]] = set()
         self._leaving = asyncio.Event()
+        self._freed = asyncio.Event()
         about = {
             "runnerId": runner,
             "name": settings.name,
@@ -134,7 +135,7 @@ class Polling:
         clock, settings = self._desk.clock, self._settings
         while True:
             if len(self._held) >= settings.host.slots:
-                await self._desk.pause(settings.busy_ms / 1000)
+                await self._wait_for_a_slot(settings.busy_ms / 1000)
                 continue
             began = clock.monotonic()
             try:
@@ -155,6 +156,17 @@ class Polling:
             quick = quick + 1 if task is None and clock.monotonic() - began < _QUICK_SECONDS else 0
             if quick > _QUICK_NULLS:
                 await self._desk.pause(settings.busy_ms / 1000)
+
+    async def _wait_for_a_slot(self, seconds: float) -> None:
+        """Wait, but not longer than until a task has ended."""
+        self._freed.clear()
+        waits = [asyncio.ensure_future(self._desk.pause(seconds)), asyncio.ensure_future(self._freed.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     def _begin(self, task: PolledTask) -> None:
         if task.claim is not None:
@@ -185,6 +197,7 @@ class Polling:
             _log.exception("Task %s could not be ended", task.id)
         finally:
             del self._held[task.id]
+            self._freed.set()
 
     async def _report_of(self, task: PolledTask, held: Held) -> TaskReport:
         if task.spec is None:

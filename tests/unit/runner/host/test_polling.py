@@ -188,26 +188,24 @@ async def test_the_runner_says_who_it_is_and_what_it_can_do(api: PlayedTaskApi, 
     }
 
 
-async def test_with_all_slots_taken_it_does_not_poll(api: PlayedTaskApi, bench: Bench, tmp_path: Path) -> None:
-    go = tmp_path / "go"
-    wait = f"until [ -e {go} ]; do sleep 0.05; done"
-    await api.give(*[command_task(f"t-{number}", wait) for number in range(3)])
-    waited = asyncio.Event()
-    original = bench.pauses.__call__
-
-    class Seen(Pauses):
-        async def __call__(self, seconds: float) -> None:
-            await original(seconds)
-            waited.set()
-            await asyncio.sleep(0.01)
-
-    bench.pauses = Seen()
-    async with bench.running(slots=2):
-        await asyncio.wait_for(waited.wait(), 20)
-        assert len(api.polls) == 1
-        assert api.open_polls == 0
-        go.touch()
-        await api.reports(3)
+async def test_with_all_slots_taken_it_waits_for_the_interval_or_a_free_slot_and_does_not_poll(
+    api: PlayedTaskApi, bench: Bench, tmp_path: Path
+) -> None:
+    second, third = tmp_path / "second", tmp_path / "third"
+    os.mkfifo(second)
+    os.mkfifo(third)
+    await api.give(
+        *[command_task(f"t-{number}", each) for number, each in enumerate(("true", f"cat {second}", f"cat {third}"))]
+    )
+    bench.pauses.until = asyncio.Event()  # the interval never ends: what goes on does so for a free slot
+    async with bench.running(slots=1):
+        await api.server.until(2, lambda heard: heard.target.startswith("/worker/poll"))
+        await asyncio.wait_for(asyncio.to_thread(second.write_text, "second"), 20)
+        await asyncio.wait_for(asyncio.to_thread(third.write_text, "third"), 20)
+        reports = await api.reports(3)
+    assert [each["stdout"] for each in reports] == ["", "second", "third"]
+    assert set(bench.pauses.seconds) == {0.5}
+    assert api.most_open_polls == 1
 
 
 async def test_a_report_that_gets_503_three_times_arrives_once(api: PlayedTaskApi, bench: Bench) -> None:
