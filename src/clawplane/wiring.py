@@ -49,6 +49,7 @@ from clawplane.host_wiring import host_plane
 from clawplane.link.frames import MAX_FRAME
 from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
+from clawplane.runner.host.environment import wipe_secrets
 from clawplane.runner.host.settings import host_settings
 from clawplane.runner.sessions.trial import finding_of, remembered
 from clawplane.runner.settings import EgressSettings, RunnerSettings
@@ -279,6 +280,7 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
     """Run a runner until it has drained after a signal; raises ClawplaneError when it cannot start."""
     os.umask(0o077)
     calm_collector()
+    wipe_secrets()
     _run(
         run_runner_daemon(
             RunnerSettings(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ SECRETS: Final = frozenset(
 _OURS: Final = ("CLAWPLANE_", "WORKER_TOKEN_", "WORKER_CLIENT_TOKEN", "WORKER_RUNNER_TOKEN", "WORKER_ADMIN_TOKEN")
 _NOT_INHERITED: Final = frozenset({"CLAUDECODE", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
 """The nesting guard of Claude Code, and what a supervisor told the runner alone."""
+_SECRET_WORDS: Final = ("TOKEN", "KEY", "SECRET", "UPSTREAMS")
 PLATFORM_PATH: Final = ("/usr/local/bin", "/opt/homebrew/bin")
 _BARE_PATH: Final = ("/usr/bin", "/bin")
 _SHORTEST_SECRET: Final = 8
@@ -38,6 +40,25 @@ def child_environment(base: Mapping[str, str], *, home: Path, secrets: Iterable[
     kept["PATH"] = extended_path(kept.get("PATH", ""))
     kept.setdefault("TERM", "xterm-256color")
     return kept
+
+
+def wipe_secrets(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Forget this process's own secret variables, also where /proc/PID/environ shows how it was started.
+
+    Every process of the same user can read that; a host task is one. Call it when the values have been read.
+    """
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    for name in [name for name in environ if is_secret(name)]:
+        address = libc.getenv(os.fsencode(name))
+        if address:
+            ctypes.memset(address, 0, len(ctypes.string_at(address)))
+        del environ[name]
+
+
+def is_secret(name: str) -> bool:
+    """Tell whether a variable of this name holds a secret of the runner's."""
+    return name in SECRETS or (name.startswith(_OURS) and any(word in name for word in _SECRET_WORDS))
 
 
 def extended_path(path: str) -> str:

@@ -13,7 +13,8 @@ Elsewhere the tree is what descends from the program or is in its session's grou
 
 Control socket, runner to keeper: an 8-byte length, that many bytes of JSON {argv, cwd, env}; then single letters:
 T terminate the tree, K kill it, L leave what is left alone and go. End of file means K.
-Keeper to runner, one line each: `started PID` or `failed ERRNO`, `ended STATUS` (as waitpid gives it), `gone`.
+Keeper to runner, one line each: `started KEEPER` (its own number) or `failed ERRNO`, `ended STATUS` (as waitpid gives
+it), `gone`.
 
 Rules that never break: nothing is signalled by number alone where the number may have gone to somebody else; a keeper
 ends only when its tree is gone, or cannot be signalled, or after L.
@@ -63,11 +64,12 @@ def processes() -> dict[int, Seen]:
 
 def _from_proc() -> Iterator[Seen]:
     for name in os.listdir("/proc"):  # noqa: PTH208 - a system call is the subject
-        if name.isdigit() and (seen := _look(int(name))) is not None:
+        if name.isdigit() and (seen := look(int(name))) is not None:
             yield seen
 
 
-def _look(number: int) -> Seen | None:
+def look(number: int) -> Seen | None:
+    """Return a process as it is now (Linux); None when there is none, or a zombie."""
     try:
         with open(f"/proc/{number}/stat", "rb") as file:  # noqa: PTH123
             text = file.read()
@@ -108,7 +110,7 @@ def send(seen: Seen, number: int) -> bool:
             return True
         handle = os.pidfd_open(seen.number)
         try:
-            now = _look(seen.number)
+            now = look(seen.number)
             if now is not None and now.born == seen.born:
                 signal.pidfd_send_signal(handle, number)
         finally:
@@ -229,7 +231,7 @@ class Keeper:
             os.waitpid(self._program, 0)
             self._say(f"failed {int(failure)}")
             return False
-        self._say(f"started {self._program}")
+        self._say(f"started {os.getpid()}")
         return True
 
     def _hear(self, seconds: float | None) -> None:

@@ -11,7 +11,9 @@ that happens later changes it. Afterwards the tree is ended in any case:
 
 Cancelling this call is cancelling the program; cancelling it twice leaves the tree to its keeper, which kills it.
 
-A tree that cannot be killed (it belongs to another user by then) is waited for at most GONE_SECONDS.
+A tree that cannot be killed (it belongs to another user by then) is waited for at most GONE_SECONDS; a keeper that does
+not answer by then, because somebody has stopped it, is killed, and what it kept is found by its mark. Who prints more
+than anybody keeps is slowed down: nobody gains from reading that fast.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ LEFTOVER_SECONDS: Final = 2.0
 GONE_SECONDS: Final = 12.0
 _BLOCK: Final = 256 << 10
 _NURSERY_SECONDS: Final = 2.0
+_START_SECONDS: Final = 20.0
+_FLOOD_BYTES: Final = 256 << 20
+_FLOOD_PAUSE: Final = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +130,11 @@ class Processes:
         life = _Life(program, captures, f"{MARK}={self._mark}/{self._count}")
         try:
             try:
-                await life.start(self._send)
+                async with asyncio.timeout(_START_SECONDS):
+                    await life.start(self._send)
+            except TimeoutError as error:
+                self._give_up_nursery()
+                raise CannotStart("The process that starts programs does not answer.") from error
             except OSError as error:  # no descriptors, no processes left
                 raise CannotStart(error.strerror or str(error), error.errno or 0) from error
             how = await life.until_ended(seconds, stop or Stop())
@@ -149,6 +158,11 @@ class Processes:
         except OSError:
             self._open()  # somebody has killed it just now
             socket.send_fds(self._link, [b"."], list(descriptors))
+
+    def _give_up_nursery(self) -> None:
+        """Have the next task start another one."""
+        if self._nursery is not None:
+            self._nursery.kill()
 
     def _open(self) -> None:
         first = self._nursery is None
@@ -200,6 +214,7 @@ class _Life:
         self._transports: list[asyncio.BaseTransport] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._reading: list[asyncio.Task[None]] = []
+        self._keeper: keeper.Seen | None = None
         self.status: int | None = None
 
     async def start(self, send: Callable[[Sequence[int]], None]) -> None:
@@ -301,6 +316,10 @@ class _Life:
         if not self._gone.is_set():
             self._word(b"K")
             await self._wait_gone(GONE_SECONDS, None)
+        if self._keeper is not None and not self._gone.is_set():
+            keeper.send(self._keeper, signal.SIGKILL)
+            await asyncio.to_thread(keeper.kill_marked, self._mark)
+            self._gone.set()
 
     async def _wait_gone(self, seconds: float, stop: Stop | None) -> None:
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._gone.wait())]
@@ -339,6 +358,7 @@ class _Life:
         word, _, value = line.partition(" ")
         match word:
             case "started":
+                self._keeper = keeper.look(int(value))
                 if not self._started.done():
                     self._started.set_result(None)
             case "failed":
@@ -365,6 +385,8 @@ async def _read(reader: asyncio.StreamReader, capture: Capture) -> None:
     """Read a pipe to its end; the writing of what is kept holds the reading back."""
     while data := await reader.read(_BLOCK):
         await capture.take(data)
+        if capture.total > _FLOOD_BYTES:
+            await asyncio.sleep(_FLOOD_PAUSE)
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:

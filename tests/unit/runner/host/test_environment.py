@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,26 @@ def test_numbers_of_the_contract_are_clamped_and_what_is_none_is_the_default(tmp
         host_settings({}, tmp_path / "none.toml")
     (tmp_path / "p.toml").write_text('groups = ["files"]')
     assert host_settings({}, tmp_path / "p.toml").policy.groups == ("files",)
+
+
+def test_secrets_are_wiped_from_what_proc_shows_of_this_process() -> None:
+    program = """
+import os
+from clawplane.runner.host.environment import wipe_secrets
+before = open("/proc/self/environ").read()
+wipe_secrets()
+shown = open("/proc/self/environ").read()
+assert "the-token" in before and "the-key" in before
+print([secret in shown for secret in ("the-token", "the-key", "stays")], sorted(os.environ))
+"""
+    env = {
+        "WORKER_TOKEN": "the-token",
+        "CLAWPLANE_API_KEY": "the-key",
+        "CLAWPLANE_DATA": "stays",
+        "LC_CTYPE": "C.UTF-8",
+    }
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**env, **path}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[False, False, True] ['CLAWPLANE_DATA', 'LC_CTYPE', 'PYTHONPATH']\n", done.stderr

@@ -143,3 +143,22 @@ def test_a_number_that_went_to_another_process_is_not_signalled() -> None:
         assert keeper.send(seen, signal.SIGKILL)
         assert sleeper.poll() is None
         sleeper.kill()
+
+
+async def test_a_keeper_that_was_stopped_is_killed_with_what_it_kept(processes: Processes, tools, monkeypatch) -> None:
+    monkeypatch.setattr("clawplane.runner.host.processes.GONE_SECONDS", 0.3)
+    heard = tools.Heard()
+    text = "(setsid sleep 600 & echo $!); echo $PPID; kill -STOP $PPID; sleep 600"
+    ended = await processes.run(bash(text), seconds=0.5, grace=0.1, tell=heard)
+    assert ended.how == "timeout"
+    assert all(tools.is_gone(int(line)) for line in heard.text["stdout"].split())
+
+
+async def test_a_nursery_that_was_stopped_is_replaced(processes: Processes, monkeypatch) -> None:
+    monkeypatch.setattr("clawplane.runner.host.processes._START_SECONDS", 0.5)
+    found = await processes.run(bash("ps -o ppid= -p $PPID"), seconds=20)
+    os.kill(int(found.stdout), signal.SIGSTOP)
+    with pytest.raises(CannotStart, match="does not answer"):
+        await processes.run(bash("true"), seconds=20)
+    monkeypatch.undo()
+    assert (await processes.run(bash("echo fine"), seconds=20)).stdout == "fine\n"
