@@ -10,18 +10,20 @@ A policy is a TOML file of the operator's, on the runner's own host:
     [commands]
     allow = ["git *", "npm run *", "re:make( -j\\d+)? \\w+"]
     deny = ["*rm -rf /*"]
+    variables = ["LANG", "APP_*"]               # what tasks may set; default: anything, but nothing with an allow list
     prefix_filter = false                       # the list of plain program names of the openclaw worker
 
 Deny goes before allow. With an allow list, *each* part of a command (between ; & | && || and line ends) must match one
 of its patterns, and what cannot be judged part by part (substitutions, redirections, groups) is refused; a pattern that
-begins with `re:` is a regular expression for the whole of a part.
+begins with `re:` is a regular expression for the whole of a part. Tasks then set no variables but those named, because
+a shell can be told by variables (BASH_ENV, PATH, HOME) what to run before it runs what was allowed.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
@@ -46,7 +48,8 @@ FORBIDDEN: Final = (
     r"`",
 )
 _KEYS: Final = {"groups", "directories", "roots", "background", "commands"}
-_COMMAND_KEYS: Final = {"allow", "deny", "prefix_filter", "prefixes", "forbidden"}
+_COMMAND_KEYS: Final = {"allow", "deny", "prefix_filter", "prefixes", "forbidden", "variables"}
+_PLAIN_VARIABLE: Final = re.compile(r"\w")
 _HINT: Final = "See docs/how-to/host-tasks.md for the keys of a host policy."
 
 
@@ -59,9 +62,13 @@ class CommandPolicy:
     prefix_filter: bool = False
     prefixes: tuple[str, ...] = PREFIXES
     forbidden: tuple[str, ...] = FORBIDDEN
+    variables: tuple[str, ...] | None = None
 
-    def refuses(self, command: str) -> str:
-        """Return why a command is refused, or ""."""
+    def refuses(self, command: str, variables: Iterable[str] = ()) -> str:
+        """Return why a command with variables of its own is refused, or ""."""
+        allowed = self.variables if self.variables is not None else () if self.allow else ("*",)
+        if not all(any(fnmatchcase(name, each) for each in allowed) for name in variables):
+            return BY_POLICY
         parts = simple_parts(command)
         spelled = [" ".join(text.split()) for text in (command, *(parts or ()))]
         if any(_matches(text, pattern) for pattern in self.deny for text in spelled):
@@ -120,6 +127,7 @@ def read_policy(text: str, name: str) -> HostPolicy:
             allow=_patterns(commands, "allow", where, ()),
             deny=_patterns(commands, "deny", where, ()),
             prefix_filter=prefix_filter,
+            variables=_texts(commands, "variables", where, ()) if "variables" in commands else None,
             prefixes=_texts(commands, "prefixes", where, PREFIXES),
             forbidden=tuple(
                 each.removeprefix("re:")
@@ -137,26 +145,31 @@ def read_policy(text: str, name: str) -> HostPolicy:
 def simple_parts(command: str) -> list[str] | None:
     """Return the simple commands of a shell text; None when it holds what cannot be judged part by part.
 
-    Text in quotes is part of its command; within double quotes a substitution is still one.
+    Text in quotes is part of its command. Whatever shells disagree about, or read again (all of `$` but plain
+    variables, backslashes in single quotes, $'...'), cannot be judged.
     """
     parts: list[str] = []
     part: list[str] = []
     quote = ""
-    characters = iter(command.strip())
-    for character in characters:
+    text = command.strip()
+    at = 0
+    while at < len(text):
+        character, following = text[at], text[at + 1 : at + 2]
+        at += 1
         if quote == "'":
+            if character == "\\":
+                return None
             quote = "" if character == "'" else quote
         elif character == "\\":
-            part.append(character)
-            character = next(characters, "")  # noqa: PLW2901 - what follows a backslash is only text
-            if character in ("", "\n"):
+            if following in ("", "\n"):
                 return None
-        elif character == "`":
+            part.append(character)
+            character = following
+            at += 1
+        elif character in "`\0" or (character == "$" and not _PLAIN_VARIABLE.match(following)):
             return None
         elif quote:
             quote = "" if character == quote else quote
-            if character == "(" and part and part[-1] == "$":
-                return None
         elif character in "'\"":
             quote = character
         elif character in ";&|\n":
@@ -167,7 +180,7 @@ def simple_parts(command: str) -> list[str] | None:
             return None
         part.append(character)
     parts.append("".join(part))
-    return None if quote else [text for each in parts if (text := each.strip())]
+    return None if quote else [each for one in parts if (each := one.strip())]
 
 
 def _matches(text: str, pattern: str) -> bool:

@@ -28,7 +28,7 @@ async def run_command(work: Command, doing: Doing) -> TaskReport:
         return TaskReport(exit_code=1, error="Empty command", stderr="Empty command", duration=0)
     if "\0" in work.command:
         return TaskReport(exit_code=1, error="The command holds a NUL character", duration=0)
-    if refusal := house.policy.refuses(work.command):
+    if refusal := house.policy.refuses(work.command, spec.env):
         return TaskReport(exit_code=REJECTED, error=refusal, stderr=refusal, duration=0)
     cwd = house.directory_of(spec.cwd)
     environment = {**with_task_variables(house.environment, spec.env), "PWD": str(cwd)}

@@ -21,6 +21,7 @@ from clawplane.runner.host import private
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 _ENDING: Final = ".end"
+_PREFIX: Final = "job-"
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class SpooledEnds:
         """Return the ends that an earlier life of this runner could not report."""
         finishes = []
         for name, body in self._spool.load().items():
+            if not name.startswith(_PREFIX):
+                continue  # of a runner that polls, in the same directory
             try:
                 finish = msgspec.msgpack.decode(body, type=Finish)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -118,7 +121,7 @@ class SpooledEnds:
 
 
 def _name(job: JobId, fence: int) -> str:
-    return f"job-{job}-{fence}"
+    return f"{_PREFIX}{job}-{fence}"
 
 
 def _file(name: str) -> str:

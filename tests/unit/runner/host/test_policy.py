@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from clawplane.domain.errors import InvalidArgument
@@ -52,6 +56,12 @@ def test_an_allow_list_lets_simple_commands_of_its_patterns_pass(command: str) -
         "git 'open",
         "FOO=1 git status",
         "git status \\",
+        "git $'\\'' ; id \\'",
+        "git '\\'' ; id \\'",
+        'git "${x@P}"',
+        "git ${x@P}",
+        "git $[x]",
+        'git $"x"',
         "git a \\\nid",
         "gitx",
         "make -j4 all install",
@@ -100,6 +110,7 @@ def test_a_policy_file_is_read_whole() -> None:
     background = "keep"
     [commands]
     allow = ["git *"]
+    variables = ["APP_*"]
     deny = ["re:rm .*"]
     prefix_filter = true
     prefixes = ["git"]
@@ -111,7 +122,12 @@ def test_a_policy_file_is_read_whole() -> None:
         roots=("*",),
         background="keep",
         commands=CommandPolicy(
-            allow=("git *",), deny=("re:rm .*",), prefix_filter=True, prefixes=("git",), forbidden=("sudo",)
+            allow=("git *",),
+            deny=("re:rm .*",),
+            prefix_filter=True,
+            prefixes=("git",),
+            forbidden=("sudo",),
+            variables=("APP_*",),
         ),
     )
     assert read_policy("", "p") == HostPolicy()
@@ -134,3 +150,56 @@ def test_a_policy_file_is_read_whole() -> None:
 def test_a_bad_policy_names_its_file_and_key(text: str, named: str) -> None:
     with pytest.raises(InvalidArgument, match=named.replace("(", r"\(").replace("'re:\\('", r"'re:\('")):
         read_policy(text, "p")
+
+
+def test_with_an_allow_list_a_task_sets_only_variables_that_are_named() -> None:
+    assert GIT.refuses("git status", ["BASH_ENV"]) == BY_POLICY
+    assert CommandPolicy().refuses("git status", ["BASH_ENV"]) == ""
+    named = CommandPolicy(allow=("git *",), variables=("APP_*",))
+    assert (named.refuses("git x", ["APP_A"]), named.refuses("git x", ["APP_A", "PATH"])) == ("", BY_POLICY)
+
+
+PIECES = [
+    "echo",
+    "canary",
+    " ",
+    " ",
+    ";",
+    "&",
+    "|",
+    "'",
+    '"',
+    "\\",
+    "\n",
+    "$x",
+    "$",
+    "`",
+    "#",
+    "=",
+    "!",
+    "-",
+    "\r",
+    "\t",
+    "$'",
+    "~",
+    "*",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_shell_runs_more_of_an_allowed_command_than_the_policy_saw(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "canary").write_text(f"#!/bin/sh\n: > {tmp_path}/sang\n")
+    (tmp_path / "canary").chmod(0o755)
+    policy, chance, tried = CommandPolicy(allow=("echo", "echo *")), random.Random(seed), 0
+    for _ in range(20_000):
+        command = "echo " + "".join(chance.choices(PIECES, k=chance.randint(3, 12)))
+        if "canary" not in command or policy.refuses(command):
+            continue
+        tried += 1
+        for shell in ("bash", "sh"):
+            env = {"PATH": f"{tmp_path}:/bin", "x": "; canary"}
+            subprocess.run([shell, "-c", command], env=env, cwd=tmp_path, capture_output=True, check=False, timeout=10)
+        assert not (tmp_path / "sang").exists(), command
+        if tried == 60:
+            return
+    raise AssertionError("too few commands were allowed to prove anything")
