@@ -45,6 +45,8 @@ if [ ! -e .env ]; then
         echo "CLAWPLANE_HOST_CLIENT_TOKEN=$(token)"
         echo "# Runners get this one: it takes and reports tasks, and can submit none."
         echo "CLAWPLANE_HOST_RUNNER_TOKEN=$(token)"
+        echo "# The admin key of the native API. Without it the first start would show one in the container's log."
+        echo "CLAWPLANE_API_KEY=scraper_api_$(token)"
         echo "# 0.0.0.0 publishes to the network; put TLS before it then."
         echo "TASK_API_BIND=127.0.0.1"
         echo "TASK_API_PORT=3456"

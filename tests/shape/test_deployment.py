@@ -146,7 +146,7 @@ def test_set_up_makes_private_files_with_long_tokens_and_prints_none_of_them(tmp
     tokens = {server[name] for name in SECRETS}
     assert len(tokens) == len(SECRETS)
     assert all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
-    assert not any(token in done.stdout + done.stderr for token in tokens)
+    assert not any(token in done.stdout + done.stderr for token in tokens | {server["CLAWPLANE_API_KEY"]})
     modes = {path: stat.S_IMODE((docker / path).stat().st_mode) for path in (".env", ".runtime", ".runtime/runner.env")}
     assert modes == {".env": 0o600, ".runtime": 0o700, ".runtime/runner.env": 0o600}
     assert set(runner) == {"WORKER_URL", "WORKER_TOKEN", "MAX_CONCURRENT"}  # above all no bot token
