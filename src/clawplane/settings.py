@@ -312,7 +312,7 @@ def runner_settings(
         egress=_egress(env),
         sessions=session_choices(env),
         host_tasks=host_tasks,
-        host_policy=host_policy,
+        host_policy=host_policy or (_expanded(Path(named)) if (named := env.get("CLAWPLANE_HOST_POLICY")) else None),
         token_file=token_file,
         log_level=log_level_of(log_level, env),
     )

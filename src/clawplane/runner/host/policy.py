@@ -50,7 +50,7 @@ FORBIDDEN: Final = (
 _KEYS: Final = {"groups", "directories", "roots", "background", "commands"}
 _COMMAND_KEYS: Final = {"allow", "deny", "prefix_filter", "prefixes", "forbidden", "variables"}
 _PLAIN_VARIABLE: Final = re.compile(r"\w")
-_HINT: Final = "See docs/how-to/host-tasks.md for the keys of a host policy."
+_HINT: Final = "See docs/how-to/host-policy.md for the keys of a host policy."
 
 
 @dataclass(frozen=True, slots=True)
