@@ -114,7 +114,8 @@ class Courier:
     async def webhook(self, parcel: str, url: str, body: bytes, *, secret: str, tries: int) -> Attempted:
         """Try to deliver a notice to an address."""
         if self._webhooks is None:
-            return Attempted("failed", "webhook", 0, tries, error="webhooks are not offered here")
+            off = "webhooks are off: CLAWPLANE_WEBHOOK_SECRET is not set"
+            return Attempted("failed", "webhook", 0, tries, error=off)
         try:
             answer = await self._webhooks.send(url, body, delivery=parcel, secret=secret)
         except NotAllowed as error:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import ssl
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from receiver import Say, in_turn, receiver
 
 from clawplane.callbacks.answers import CannotConnect, CannotSend, NotAllowed
@@ -111,3 +119,36 @@ async def test_nothing_is_sent_unsigned() -> None:
     with pytest.raises(NotAllowed, match="secret"):
         await webhooks.send("http://hooks.internal/", b"{}", delivery="p")
     await webhooks.close()
+
+
+async def test_over_tls_the_name_is_asked_for_and_a_certificate_that_nobody_vouches_for_is_refused(
+    tmp_path: Path,
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hooks.example")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hooks.example")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    both = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, form, plain
+    )
+    (tmp_path / "both.pem").write_bytes(both)
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    context.sni_callback = lambda socket, server_name, context: asked.append(server_name)
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    webhooks = _webhooks(addresses=["127.0.0.1"], allow=["*"])
+    with pytest.raises(CannotConnect):
+        await webhooks.send(f"https://hooks.example:{port}/", b"{}", delivery="p")
+    await webhooks.close()
+    server.close()
+    assert asked == ["hooks.example"]
