@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 
@@ -29,6 +29,8 @@ from clawplane.runner.host.stopping import Stop
 from clawplane.runner.host.tool_desk import ToolDesk
 from clawplane.runner.lines import LineReader
 from clawplane.runner.shipping import Shipper
+
+_QUIET_SECONDS: Final = 0.5
 
 
 class HostJob:
@@ -88,10 +90,14 @@ class LiveLines:
         self._shipper = shipper
         self._readers = {"stdout": LineReader(), "stderr": LineReader()}
         self._missed = 0
+        self._quiet: asyncio.TimerHandle | None = None
 
     def tell(self, stream: str, text: str) -> None:
-        """Take a piece of a stream."""
+        """Take a piece of a stream; a line that does not end is told when nothing was printed for a while."""
         self._lines(stream, self._readers[stream].feed(text.encode("utf-8", "replace")))
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._quiet = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._flush)
 
     def event(self, event: AgentEvent) -> None:
         """Take what an agent does, as one line of JSON."""
@@ -103,10 +109,15 @@ class LiveLines:
 
     def end(self) -> None:
         """Take what is left as last lines."""
-        for stream, reader in self._readers.items():
-            self._lines(stream, reader.end())
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._flush()
         if self._missed:
             self._shipper.say(f"SYSTEM: {self._missed} lines were not told live; the result has the output.")
+
+    def _flush(self) -> None:
+        for stream, reader in self._readers.items():
+            self._lines(stream, reader.end())
 
     def _lines(self, stream: str, lines: list[str]) -> None:
         for line in lines:

@@ -123,6 +123,16 @@ async def test_lines_are_told_before_the_command_ends(start, plane, tools) -> No
     assert (report_of(finish).stdout, report_of(finish).exit_code) == ("on\n", -1)
 
 
+async def test_a_line_that_does_not_end_is_told_when_its_command_waits(start, plane, home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    await start()
+    offer = plane.offer(JobKind.HOST, spec("printf 'half '; printf 'way'; read x < pipe; echo; echo end"))
+    await plane.changes.until(lambda: plane.lines(offer.job) == ["half way"], "what there is")
+    await asyncio.to_thread((home / "pipe").write_text, "go\n")
+    assert report_of(await plane.ended(offer)).stdout == "half way\nend\n"
+    assert plane.lines(offer.job)[-1] == "end"
+
+
 async def test_a_dropped_task_is_killed_and_nothing_is_said_of_it(start, plane, house, tools) -> None:
     runner = await start()
     offer = await running(plane, "trap '' TERM; echo $$; sleep 600; sleep 600")
