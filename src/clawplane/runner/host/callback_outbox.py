@@ -153,7 +153,12 @@ class CallbackOutbox:
     def _carry(self, name: str, letter: Letter) -> None:
         task = asyncio.create_task(self._deliver(name, letter))
         self._going.add(task)
-        task.add_done_callback(self._going.discard)
+        task.add_done_callback(self._carried)
+
+    def _carried(self, task: asyncio.Task[None]) -> None:
+        self._going.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("A callback stays on disk until the next start, by a defect", exc_info=error)
 
     async def _deliver(self, name: str, letter: Letter) -> None:
         lane = self._lanes.get(letter.channel)

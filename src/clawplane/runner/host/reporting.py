@@ -171,7 +171,13 @@ def _body(task: TaskId, report: TaskReport, additive: dict[str, Any]) -> bytes:
 
 
 def _halved(body: bytes) -> bytes:
-    told = json.loads(body)
-    report = TaskReport(stdout=told["stdout"], stderr=told["stderr"], error=told["error"], metadata=told["metadata"])
+    """Return a report whose texts are cut to half of it; the same when it cannot be read."""
+    try:
+        told = json.loads(body)
+        report = TaskReport(
+            stdout=str(told["stdout"]), stderr=str(told["stderr"]), error=told["error"], metadata=dict(told["metadata"])
+        )
+    except (ValueError, TypeError, KeyError):
+        return body
     fit = fitted(report, len(body) // 2)
     return json.dumps({**told, "stdout": fit.stdout, "stderr": fit.stderr, "metadata": fit.metadata}).encode()

@@ -426,3 +426,15 @@ async def test_a_heartbeat_ends_what_is_lost_without_a_word_and_what_is_cancelle
     assert [each["taskId"] for each in reports] == (["t-1", "t-2"] if reported else ["t-2"])
     if reported:
         assert (reports[0]["exitCode"], reports[0]["error"]) == (-1, "Cancelled")
+
+
+async def test_a_report_that_is_refused_is_kept_and_does_not_hold_up_the_others(
+    api: PlayedTaskApi, bench: Bench
+) -> None:
+    bench.house.spool.put("task-old", b"no JSON at all")
+    api.results.append(Say(413))
+    await api.give(command_task("t-1", "echo on"))
+    async with bench.running():
+        heard = await api.server.until(2, lambda each: each.target == "/worker/result")
+    assert [each.body[:2] for each in heard] == [b"no", b'{"']
+    assert bench.house.spool.load() == {"task-old": b"no JSON at all"}
