@@ -212,7 +212,16 @@ async def task_plane(
     )
     app = TaskApi(_elsewhere, house=house, metrics=Metrics())
     server = Server(
-        uvicorn.Config(app, port=0, http=BoundedHead, log_config=None, access_log=False, lifespan="off", backlog=2048)
+        uvicorn.Config(
+            app,
+            port=0,
+            http=BoundedHead,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            backlog=2048,
+            timeout_graceful_shutdown=2,
+        )
     )
     await leases.start()
     await host.pollers.start()

@@ -45,15 +45,16 @@ async def test_a_poll_whose_client_hung_up_gets_nothing_and_the_next_one_gets_th
     assert (await client.get("/worker/poll?wait=1000")).json["id"] == task
 
 
-async def test_a_client_that_hangs_up_as_its_task_is_written_loses_it_without_a_trace(plane: TaskPlane) -> None:
+async def test_a_client_that_hangs_up_while_a_task_is_claimed_for_it_loses_it_without_a_trace(plane: TaskPlane) -> None:
     client = plane.client()
     await client.get("/health")
     for hang_up in (reset, socket.socket.close):
         poller = await raw(plane, poll(plane))
         await plane.until_parked(1)
-        # the hang-up and the submission reach the server in the same turn: it writes to a client that has just gone
+        # submission and hang-up reach the server in one turn: the claim is under way when it learns of the hang-up
+        await client.send("POST", "/tasks", {"command": "true"})
         hang_up(poller)
-        task = (await client.post("/tasks", {"command": "true"})).json["taskId"]
+        task = (await client.answer()).json["taskId"]
         given = (await client.get("/worker/poll?wait=5000")).json
         assert given["id"] == task
         assert [event["type"] for event in (await client.get(f"/events?taskId={task}")).json["events"]] == [
