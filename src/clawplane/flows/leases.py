@@ -2,9 +2,7 @@
 
 Who runs here:
 
-* `_offering` wakes when jobs became ready or a runner's free slots changed, asks the queue once for everybody's wishes,
-  and sends the offers out. There is one claim statement per tick, however many runners there are.
-* `_listening` turns the queue's `ready` notifications into such ticks.
+* `Offering` (offering.py) offers ready jobs to whoever has free slots, once a tick.
 * `Expiry.run` (expiry.py) ends what time has ended.
 * Everything else is called by the link's server end, one call per frame (`domain.ports.Dispatch`).
 
@@ -17,25 +15,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final
 
 from clawplane.domain.batches import Batch
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import HostTasks
 from clawplane.domain.ids import JobId, RunnerId, RunSlug
 from clawplane.domain.leases import (
-    OFFER_MS,
     SILENCE_MS,
     Claim,
     Finish,
     JobKind,
     LeaseView,
     LostLease,
-    Offer,
     Outcome,
     RunnerRecord,
-    Want,
 )
 from clawplane.domain.ports import (
     AppendResult,
@@ -53,12 +46,11 @@ from clawplane.flows import channels, closing, runner_links, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
 from clawplane.flows.offered_jobs import OfferedJob, OfferedJobs
-from clawplane.flows.runner_links import Reached, RunnerLink, best_seat, record_of, why_not_ready
+from clawplane.flows.offering import Offering
+from clawplane.flows.runner_links import Reached, RunnerLink, record_of, why_not_ready
 from clawplane.flows.session_watch import NobodyWatches, SessionWatch
 
 _log = logging.getLogger(__name__)
-
-_RETRY_SECONDS: Final = 1.0
 
 
 class Leases:
@@ -83,8 +75,16 @@ class Leases:
         self._links: dict[RunnerId, RunnerLink] = {}
         self._jobs = OfferedJobs()
         self._watch: SessionWatch = NobodyWatches()
-        self._tick = asyncio.Event()
         self._expiry = Expiry(queue, clock, self._expired)
+        self._offering = Offering(
+            queue,
+            self._links,
+            self._jobs,
+            wakeups=wakeups,
+            clock=clock,
+            due=self._expiry.not_later_than,
+            placed=self._placed,
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -92,8 +92,8 @@ class Leases:
 
     async def start(self) -> None:
         """Start the loops; what is left from an earlier process of this store is taken over."""
-        self._tick.set()
-        for loop in (self._offering(), self._listening(), self._expiry.run()):
+        self._offering.soon()
+        for loop in (self._offering.run(), self._offering.listen(), self._expiry.run()):
             self._tasks.append(asyncio.create_task(loop))
 
     async def close(self) -> None:
@@ -103,8 +103,9 @@ class Leases:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        links, self._links = self._links, {}
-        for link in links.values():
+        links = list(self._links.values())
+        self._links.clear()
+        for link in links:
             link.connection.close("The control plane is shutting down.")
 
     # what the edge asks
@@ -143,15 +144,8 @@ class Leases:
         return runner_links.why_unable(self._links.values(), caps)
 
     async def offer_now(self, caps: str) -> None:
-        """Offer the first job that waits for `caps` without waiting for a tick, if a slot is free.
-
-        The offer is stored with whatever is written in the same turn of the event loop: a job that is submitted beside
-        this call is durable and offered by one commit.
-        """
-        now = self._clock.now_ms()
-        seat = best_seat(self._links.values(), caps, now)
-        if seat is not None:
-            await self._offer([seat], now)
+        """Offer the first job that waits for `caps` at once, by the commit that stores it; see Offering.now."""
+        await self._offering.now(caps)
 
     def cancel(self, leases: Sequence[LeaseView], reason: str) -> None:
         """Ask the runners that are connected to stop; the others hear it with their next sign of life."""
@@ -201,7 +195,7 @@ class Leases:
         del self._links[runner]
         now = self._clock.now_ms()
         for job in self._jobs.offered_to(runner):
-            await self._give_back(job, runner, now)
+            await self._offering.give_back(job, runner, now)
         await self._queue.upsert_runner(record_of(link.record, connected=False, draining=link.draining, now=now))
 
     async def draining(self, runner: RunnerId) -> None:
@@ -227,7 +221,7 @@ class Leases:
         if link is not None:
             link.said_free(free, self._clock.now_ms(), unable)
             if link.wants(link.heard_at):
-                self._tick.set()
+                self._offering.soon()
 
     # Dispatch: one job
 
@@ -305,44 +299,6 @@ class Leases:
         if known is not None and known.kind is JobKind.SESSION and known.fence == fence:
             self._watch.noted(known.subject, job, state)
 
-    # loops
-
-    async def _listening(self) -> None:
-        wakeup = self._wakeups.listen(channels.READY)
-        try:
-            while True:
-                await wakeup.wait()
-                self._tick.set()
-        finally:
-            wakeup.close()
-
-    async def _offering(self) -> None:
-        while True:
-            await self._tick.wait()
-            self._tick.clear()
-            now = self._clock.now_ms()
-            wants = [want for link in self._links.values() for want in link.wants(now)]
-            if not wants:
-                continue
-            try:
-                await self._offer(wants, now)
-            except StoreError as error:
-                _log.warning("offering waits: %s", error.message)
-                self._tick.set()
-                await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _offer(self, wants: Sequence[Want], now: int) -> None:
-        """Offer jobs for `wants`; two such offers under way never promise a slot twice."""
-        promised = [(link, want) for want in wants if (link := self._links.get(want.runner)) is not None]
-        for link, want in promised:
-            link.reserve([want])
-        try:
-            for offer in await self._queue.offer(wants, now=now, offer_ms=OFFER_MS):
-                await self._send(offer)
-        finally:
-            for link, want in promised:
-                link.release([want])
-
     # pieces
 
     async def _expired(self, expired: Expired) -> None:
@@ -352,31 +308,13 @@ class Leases:
             await closing.announce(self._runs, self._wakeups, run, self._clock.now_ms())
         self._wakeups.notify(channels.READY)  # lost jobs wait again, and so do those whose delay is over
 
-    async def _send(self, offer: Offer) -> None:
-        now = self._clock.now_ms()
-        job = OfferedJob(offer, timeout_ms=offer.timeout_ms, offered_at=now)
-        job.claim = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
-        self._jobs.put(offer.job, job)
-        self._expiry.not_later_than(now + OFFER_MS)
-        link = self._links.get(offer.runner)
-        if link is None or link.draining:  # it left while the offer was being stored
-            await self._give_back(job, offer.runner, now)
-            return
-        link.sent(offer.job, offer.kind)
-        link.connection.offer(offer, OFFER_MS)
-        self._watch.placed(offer.subject, offer.job)
+    def _placed(self, subject: str, job: JobId) -> None:
+        self._watch.placed(subject, job)  # whoever watches then: `watch` may come later than the first offer
 
     def _answered(self, runner: RunnerId, job: JobId) -> None:
         link = self._links.get(runner)
         if link is not None:
             link.unanswered.pop(job, None)
-
-    async def _give_back(self, job: OfferedJob, runner: RunnerId, now: int) -> None:
-        claim = job.claim
-        if claim is not None:
-            self._jobs.forget_offer(claim.job, claim.fence)
-            await self._queue.decline(claim, runner, now=now)
-            self._wakeups.notify(channels.READY)
 
     async def _take_back(self, view: LeaseView, now: int) -> None:
         """Free a lease that its runner, just connected, does not know of: its process is gone, or never began."""

@@ -391,7 +391,7 @@ async def test_a_loop_that_has_ended_is_no_readiness(tmp_path: Path) -> None:
     async with plane(tmp_path) as here:
         await here.runner().connect()
         assert here.flows.leases.readiness() is None
-        offering = next(task for task in asyncio.all_tasks() if "_offering" in repr(task.get_coro()))
+        offering = next(task for task in asyncio.all_tasks() if "Offering.run" in repr(task.get_coro()))
         offering.cancel()
         await asyncio.wait([offering])
         assert "loop of the queue" in str(here.flows.leases.readiness())
