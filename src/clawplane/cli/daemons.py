@@ -261,8 +261,6 @@ def runner(
         )
     except ClawplaneError as error:
         refuse(error)
-    os.environ.pop("CLAWPLANE_RUNNER_TOKEN", None)
-    os.environ.pop("CLAWPLANE_API_KEY", None)
     logs.configure(settings.log_level, name="runner")
     from clawplane import wiring  # noqa: PLC0415 - see serve
 
