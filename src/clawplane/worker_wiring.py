@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvloop
 
+from clawplane.runner.host.environment import wipe_secrets
 from clawplane.runner.host.poll_settings import PollSettings, poll_settings
 from clawplane.runner.host.worker import run_worker
 
@@ -27,3 +28,6 @@ def run(settings: PollSettings, environ: Mapping[str, str]) -> None:
     os.umask(0o077)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(settings, environ=environ))
+
+
+__all__ = ["run", "wipe_secrets", "worker_settings"]

@@ -17,14 +17,6 @@ from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.worker_tokens import checked_token
 from clawplane.settings import DEFAULT_PORT, data_directory, log_level_of, serve_settings
 
-_SECRETS: Final = (
-    "WORKER_TOKEN",
-    "CALLBACK_BOT_TOKEN",
-    "DISCORD_BOT_TOKEN",
-    "OPENCLAW_HOOKS_TOKEN",
-    "CLAWPLANE_API_KEY",
-    "CLAWPLANE_RUNNER_TOKEN",
-)
 _PORT: Final = re.compile(r"\s*([0-9]{1,5})")
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - the contract's own default
 
@@ -106,8 +98,7 @@ def worker(
     except ClawplaneError as error:
         refuse(error, code=FAILED)
     environ = dict(os.environ)
-    for secret in _SECRETS:
-        os.environ.pop(secret, None)
+    worker_wiring.wipe_secrets()
     os.environ.pop("CLAUDECODE", None)
     try:
         worker_wiring.run(settings, environ)
