@@ -146,7 +146,7 @@ def test_a_number_that_went_to_another_process_is_not_signalled() -> None:
 
 
 async def test_a_keeper_that_was_stopped_is_killed_with_what_it_kept(processes: Processes, tools, monkeypatch) -> None:
-    monkeypatch.setattr("clawplane.runner.host.processes.GONE_SECONDS", 0.3)
+    monkeypatch.setattr("clawplane.runner.host.life.GONE_SECONDS", 0.3)
     heard = tools.Heard()
     text = "(setsid sleep 600 & echo $!); echo $PPID; kill -STOP $PPID; sleep 600"
     ended = await processes.run(bash(text), seconds=0.5, grace=0.1, tell=heard)
