@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from starlette.types import Receive
@@ -52,10 +52,12 @@ class BadJson(InvalidArgument):
         super().__init__("Invalid JSON body")
 
 
-async def read_json(headers: Mapping[bytes, bytes], receive: Receive) -> dict[str, Any]:
+async def read_json(
+    headers: Mapping[bytes, bytes], receive: Receive, taken: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """Return the members of the body; without the media type of JSON, or as an array, it counts as having none.
 
-    Raises BadJson, TooLarge, UnsupportedMedia, or Hung.
+    `taken` is called once nothing of the body is left to come. Raises BadJson, TooLarge, UnsupportedMedia, or Hung.
     """
     kind = headers.get(b"content-type", b"")
     if kind != b"application/json":
@@ -70,6 +72,8 @@ async def read_json(headers: Mapping[bytes, bytes], receive: Receive) -> dict[st
     if packing == b"identity" and length is not None and length.isdigit() and int(length) > MAX_BODY:
         raise _too_large()
     data = await _read(receive)
+    if taken is not None:
+        taken()
     if packing != b"identity" and data:
         data = _unpacked(data, _WRAPPINGS[packing])
     return parsed(data, charset)

@@ -116,9 +116,10 @@ class Visit:
 
     async def json(self) -> dict[str, Any]:
         """Return the members of the body."""
-        members = await read_json(self.headers, self.receive)
+        return await read_json(self.headers, self.receive, self._taken)
+
+    def _taken(self) -> None:
         self.read = True
-        return members
 
     def gone(self) -> Awaitable[object]:
         """Return what ends when nobody waits for the answer any more."""

@@ -136,6 +136,17 @@ async def test_missing_fields_are_named(plane: TaskPlane, path: str, error: str,
     assert (answer.status, answer.json) == (400, {"error": error})
 
 
+async def test_a_connection_lives_on_after_a_bad_body_and_not_after_one_that_nobody_wanted(plane: TaskPlane) -> None:
+    client = plane.client()
+    bad = await client.post("/tasks", raw=b"3\r\n{a}\r\n0\r\n\r\n", headers={"Transfer-Encoding": "chunked"})
+    assert (bad.status, "connection" in bad.headers) == (400, False)
+    small = await client.post("/tasks", raw=b"x" * 1000, headers={"Content-Type": "text/plain"})
+    assert (small.status, "connection" in small.headers) == (400, False)
+    assert (await client.get("/tasks/stats")).status == 200
+    large = await client.post("/tasks", raw=b"x" * 1_000_000, headers={"Content-Type": "text/plain"})
+    assert (large.status, large.headers["connection"]) == (400, "close")
+
+
 async def test_another_media_type_counts_as_an_empty_body(plane: TaskPlane) -> None:
     answer = await plane.client().post("/tasks", {"command": "x"}, headers={"Content-Type": "text/plain"})
     assert (answer.status, answer.json) == (400, {"error": "command is required"})
