@@ -86,6 +86,7 @@ MEANINGS = {
     "CLAWPLANE_EGRESS_UPSTREAMS": "proxies by region as `REGION=socks5://user:password@host:port`; `*` = any region",
     "CLAWPLANE_ENVIRONMENTS_MAX_BYTES": "disk that a runner's environments may take; default 20 GB",
     "CLAWPLANE_ENVIRONMENTS_MAX_DAYS": "days after which an unused environment is removed; default 30",
+    "CLAWPLANE_HOST_POLICY": "TOML file that bounds a runner's host tasks, when no --host-policy is given",
     "CLAWPLANE_LINK_SECONDS": "how long a download link is valid; default 3600",
     "CLAWPLANE_LOG": "debug, info, warning or error; default info",
     "CLAWPLANE_MAX_BODY_BYTES": "largest JSON body; default 8 MiB",
