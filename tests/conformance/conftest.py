@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,38 @@ import pytest
 
 from clawplane.domain.batches import Batch, LogLine, ShippedRow
 from clawplane.domain.clock import ManualClock
+from clawplane.domain.host_ports import Claimed, Poll, Reported
+from clawplane.domain.host_tasks import (
+    GROUPS,
+    Command,
+    FileRead,
+    HostTask,
+    NewTask,
+    Prompt,
+    Reach,
+    TaskEvent,
+    TaskId,
+    TaskReport,
+    TaskStatus,
+    TaskType,
+)
 from clawplane.domain.ids import JobId, RunnerId, RunSlug, WorkerSlug
 from clawplane.domain.leases import Claim, Finish, JobKind, NewJob, Offer, Outcome, RunnerRecord, Want
 from clawplane.domain.lifecycle import RunStatus, VersionStatus
 from clawplane.domain.runs import NewRun, Run, RunSystem
 from clawplane.domain.workers import Worker, WorkerVersion, build_subject
 from clawplane.store import Store, open_store
+from clawplane.store.host_tasks import SqlHostTasks
 
 ENGINES = ["sqlite"]
 T0 = 1_780_000_000_000
 OFFER_MS = 10_000
 SILENCE_MS = 12_000
+MINUTE = 60_000
+CLIS = {"claude": TaskType.CLAUDE, "codex": TaskType.CODEX, "gemini": TaskType.GEMINI}
+DONE = TaskReport(stdout="hi\n", exit_code=0, duration=5)
+FAILED = TaskReport(stdout="no", stderr="bad", exit_code=17, error="Exit code 17")
+_jobs = itertools.count(1)
 
 
 class Bench:
@@ -152,6 +175,105 @@ class Bench:
         return WorkerVersion(**(values | changes)), job
 
 
+class HostBench:
+    """A store and its clock, with the verbs of host tasks; `bench` is the conformance suite's."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    @property
+    def store(self) -> Store:
+        return self._bench.store
+
+    @property
+    def tasks(self) -> SqlHostTasks:
+        return self.store.host_tasks
+
+    @property
+    def now(self) -> int:
+        return self._bench.now
+
+    def pass_ms(self, ms: int) -> None:
+        self._bench.clock.advance(ms / 1000)
+
+    def command(self, text: str = "echo hi", **changes: Any) -> NewTask:
+        return self._new(TaskType.COMMAND, Command(command=text, timeout=30_000), changes)
+
+    def read(self, path: str = "~/x", **changes: Any) -> NewTask:
+        return self._new(TaskType.FILE_READ, FileRead(path=path), changes)
+
+    def prompt(self, session: str | None = None, cli: str = "claude", text: str = "hi", **changes: Any) -> NewTask:
+        session = session or str(uuid.uuid4())
+        about = {name: changes.pop(name) for name in ("origin", "response_mode", "entrypoint") if name in changes}
+        work = Prompt(cli=cli, prompt=text, timeout=120_000, session_id=session, **about)
+        return self._new(CLIS[cli], work, {"session_id": session, **changes})
+
+    def _new(self, type_: TaskType, work: Any, changes: dict[str, Any]) -> NewTask:
+        values: dict[str, Any] = {
+            "id": TaskId(str(uuid.uuid4())),
+            "job": JobId(next(_jobs)),
+            "owner": "ann",
+            "type": type_,
+            "work": work,
+            "created_at": self.now,
+            "timeout_ms": 10 * MINUTE,
+        }
+        return NewTask(**(values | changes))
+
+    async def submit(self, new: NewTask) -> HostTask:
+        return (await self.tasks.submit(new, now=self.now)).task
+
+    def poll(self, runner: str = "poll:anonymous", **changes: Any) -> Poll:
+        reach = Reach(**({"groups": GROUPS, "runner": runner.removeprefix("poll:")} | changes.pop("reach", {})))
+        return Poll(runner=RunnerId(runner), reach=reach, **changes)
+
+    async def claim(self, runner: str = "poll:anonymous", **changes: Any) -> Claimed | None:
+        (claimed,) = await self.tasks.claim([self.poll(runner, **changes)], now=self.now)
+        return claimed
+
+    async def claimed(self, runner: str = "poll:anonymous", **changes: Any) -> Claimed:
+        claimed = await self.claim(runner, **changes)
+        assert claimed is not None
+        return claimed
+
+    async def claimed_ids(self, most: int = 20) -> list[TaskId]:
+        """Claim one after the other until there is nothing; return what was claimed."""
+        ids = []
+        while len(ids) < most and (claimed := await self.claim()) is not None:
+            ids.append(claimed.task.id)
+        return ids
+
+    async def report(self, task: TaskId, report: TaskReport = DONE) -> Reported:
+        return await self.tasks.report(task, report, now=self.now)
+
+    async def status(self, task: TaskId) -> TaskStatus:
+        found = await self.tasks.find(task)
+        assert found is not None
+        return found.status
+
+    async def result(self, task: TaskId) -> dict[str, Any]:
+        stored = await self.tasks.result(task)
+        assert stored is not None
+        body: dict[str, Any] = json.loads(stored.body)
+        return body
+
+    async def events(self, task: TaskId | str = "", type_: str = "") -> list[TaskEvent]:
+        """Return records, oldest first."""
+        return await self.store.task_events.page(task=task, type_=type_, limit=500, since=0)
+
+    async def trail(self, task: TaskId) -> list[str]:
+        return [event.type.removeprefix("task.") for event in await self.events(task)]
+
+    async def counts(self) -> tuple[dict[str, int], int]:
+        counts = await self.tasks.counts()
+        return counts.by_status, counts.results
+
+    async def depth(self) -> tuple[int, int]:
+        """Return how many jobs wait and how many are leased."""
+        depth = await self.store.queue.depth()
+        return sum(depth.ready.values()), sum(depth.leased.values())
+
+
 def claim(offer: Offer) -> Claim:
     return Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
 
@@ -176,3 +298,8 @@ async def bench(engine: str, tmp_path: Path) -> AsyncIterator[Bench]:
     store = await open_store(tmp_path / "data", clock=clock)
     yield Bench(store, clock)
     await store.close()
+
+
+@pytest.fixture
+def host(bench: Bench) -> HostBench:
+    return HostBench(bench)

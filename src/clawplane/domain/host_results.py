@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import math
+from typing import Any, Final
 
 from clawplane.domain.host_tasks import HostTask, Prompt, TaskId, TaskReport
+
+_MOST_SHOWN: Final = 4096
 
 
 def dispatch_of(task: HostTask | None) -> dict[str, Any]:
@@ -29,7 +32,8 @@ def dispatch_of(task: HostTask | None) -> dict[str, Any]:
 def result_object(task_id: TaskId, task: HostTask | None, report: TaskReport, *, now: int) -> bytes:
     """Return the result as JSON text, keys in the order of the contract; `now` in milliseconds.
 
-    JSON is written with ASCII escapes, because lone surrogates are legal there and nowhere else.
+    JSON is written with ASCII escapes, because lone surrogates are legal there and nowhere else. What JSON cannot say
+    (infinity, say) is null. Raises TypeError or RecursionError for what no JSON value was made from.
     """
     result = {
         "taskId": task_id,
@@ -41,4 +45,32 @@ def result_object(task_id: TaskId, task: HostTask | None, report: TaskReport, *,
         "metadata": {**dispatch_of(task), **report.metadata},
         "duration": report.duration,
     }
-    return json.dumps(result, ensure_ascii=True, separators=(",", ":")).encode()
+    return json_of(result).encode()
+
+
+def json_of(value: Any) -> str:
+    """Return a value as ASCII JSON text; infinities and NaN are null, as JavaScript writes them."""
+    try:
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=True, separators=(",", ":"))
+
+
+def shown(value: Any) -> Any:
+    """Return a value as a record of the trail shows it: whole, or the beginning of its text when it is long."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else json_of(value)
+    if len(text) <= _MOST_SHOWN:
+        return value
+    return f"{text[:_MOST_SHOWN]}… ({len(text)} characters)"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

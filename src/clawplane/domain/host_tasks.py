@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any, Final, NewType
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -36,6 +37,7 @@ HOST_SELF_STOP_MS: Final = 80_000
 PRIORITY_STEP_MS: Final = 600_000
 """One step of priority is worth this much waiting, so that nothing starves."""
 MOST_PRIORITY: Final = 100
+_UNQUOTED: Final = " !$&'()*+-./:;<>?@[]^_`{|}~"
 
 
 class TaskType(StrEnum):
@@ -319,13 +321,25 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def caps_of_task(task_type: TaskType, target: Target) -> str:
-    """Return the capability that a runner must offer: `host@GROUP`, or that with `@runner=NAME` or `@label=K=V,...`."""
+    """Return the capability that a runner must offer: `host@GROUP`, or that with `@runner=NAME` or `@label=K=V,...`.
+
+    Names, keys and values are percent-encoded where they hold what would be read as another target.
+    """
     base = f"host@{task_type.group}"
     if target.runner:
-        return f"{base}@runner={target.runner}"
+        return f"{base}@runner={_quoted(target.runner)}"
     if target.labels:
-        return f"{base}@label={','.join(f'{key}={value}' for key, value in sorted(target.labels.items()))}"
+        pairs = (f"{_quoted(key)}={_quoted(value)}" for key, value in sorted(target.labels.items()))
+        return f"{base}@label={','.join(pairs)}"
     return base
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=_UNQUOTED, errors="surrogatepass")
+
+
+def _read(text: str) -> str:
+    return unquote(text, errors="surrogatepass") if "%" in text else text
 
 
 def reaches(reach: Reach, caps: str) -> bool:
@@ -337,8 +351,9 @@ def reaches(reach: Reach, caps: str) -> bool:
         return True
     how, _, what = target[0].partition("=")
     if how == "runner":
-        return what in (reach.runner, reach.name)
-    return all(reach.labels.get(key) == value for key, _, value in (each.partition("=") for each in what.split(",")))
+        return bool(what) and _read(what) in (reach.runner, reach.name)
+    pairs = (each.partition("=") for each in what.split(","))
+    return all(reach.labels.get(_read(key)) == _read(value) for key, _, value in pairs)
 
 
 def order_of(created_at: int, priority: int) -> int:

@@ -6,23 +6,26 @@ them lead to one canonical id, the first that was used; tasks of one conversatio
 
 from __future__ import annotations
 
+import re
+
 from clawplane.store.database import Transaction, first
 
 _WHOLE_ID = 32
-"""Ids shorter than this may be prefixes."""
+"""Ids shorter than this may be prefixes of ids that are not: a chat's own name is no prefix of another chat's."""
+_PREFIX = re.compile(r"[A-Za-z0-9-]{4,31}")
 
 
-async def conversation_of(tx: Transaction, cli: str, session_id: str) -> str:
-    """Return the canonical id of a conversation; an id that nobody knows is its own."""
+async def conversation_of(tx: Transaction, cli: str, session_id: str) -> tuple[str, bool]:
+    """Return the canonical id of a conversation, and whether this id is bound to it; an unknown id is its own."""
     row = await first(tx.fetch("find_agent_binding", {"cli_type": cli, "id": session_id}))
     if row is not None:
-        return str(row[0])
-    if len(session_id) < _WHOLE_ID:
-        beyond = session_id[:-1] + chr(ord(session_id[-1]) + 1) if session_id else "\U0010ffff"
-        found = await tx.fetch("agent_bindings_by_prefix", {"cli_type": cli, "prefix": session_id, "beyond": beyond})
+        return str(row[0]), True
+    if _PREFIX.fullmatch(session_id):
+        span = {"prefix": session_id, "beyond": session_id[:-1] + chr(ord(session_id[-1]) + 1), "whole": _WHOLE_ID}
+        found = await tx.fetch("agent_bindings_by_prefix", {"cli_type": cli, **span})
         if len(found) == 1:
-            return str(found[0][0])
-    return session_id
+            return str(found[0][0]), False
+    return session_id, False
 
 
 async def provider_of(tx: Transaction, cli: str, conversation: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from clawplane.domain.host_tasks import AgentSession
 from clawplane.store.agent_bindings import bind_provider, conversation_of, provider_of
 from clawplane.store.database import Database, Transaction
+from clawplane.store.host_blobs import plain
 
 
 class _Binding(NamedTuple):
@@ -20,7 +21,8 @@ class _Binding(NamedTuple):
 async def bind(tx: Transaction, items: Sequence[_Binding]) -> list[None]:
     """Remember which ids name one conversation."""
     for cli, session_id, provider_id, now in items:
-        await bind_provider(tx, cli, await conversation_of(tx, cli, session_id), provider_id, now)
+        conversation, _ = await conversation_of(tx, cli, session_id)
+        await bind_provider(tx, cli, conversation, provider_id, now)
     return [None] * len(items)
 
 
@@ -68,11 +70,11 @@ class SqlAgentSessions:
         """Return the canonical conversation of an id, and the provider's id."""
 
         async def view(tx: Transaction) -> tuple[str, str | None]:
-            conversation = await conversation_of(tx, cli_type, session_id)
+            conversation, _ = await conversation_of(tx, cli_type, plain(session_id))
             return conversation, await provider_of(tx, cli_type, conversation)
 
         return await self._database.read(view)
 
     async def bind(self, cli_type: str, session_id: str, provider_id: str, *, now: int) -> None:
         """Remember that two ids name one conversation."""
-        await self._database.write(bind, _Binding(cli_type, session_id, provider_id, now))
+        await self._database.write(bind, _Binding(cli_type, plain(session_id), plain(provider_id), now))

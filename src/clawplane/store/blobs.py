@@ -39,7 +39,8 @@ class DirectoryBlobs:
         await self._on_disk(self._prepare)
 
     def _prepare(self) -> None:
-        self._unfinished.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._unfinished.mkdir(mode=0o700, exist_ok=True)
         for left in self._unfinished.iterdir():
             left.unlink(missing_ok=True)
 

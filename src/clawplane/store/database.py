@@ -75,6 +75,10 @@ class Database(Protocol):
         """Return what `view` sees; it sees every write that was answered before."""
         ...
 
+    async def compact(self) -> None:
+        """Give space that is free inside the database back to the system; others may read and write meanwhile."""
+        ...
+
     async def close(self) -> None:
         """Finish what was accepted, refuse the rest, and release the database; twice is fine."""
         ...

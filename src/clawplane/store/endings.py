@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from clawplane.domain.host_tasks import TaskReport
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Outcome
 from clawplane.domain.lifecycle import VersionStatus
@@ -24,20 +25,26 @@ class BuildVerdict(msgspec.Struct, frozen=True):
 
 
 class Retry(msgspec.Struct, frozen=True, gc=False):
-    """A job that goes back to the queue after an attempt that used `cpu_ms`."""
+    """A job that goes back to the queue at `at`, after an attempt that used `cpu_ms`."""
 
     job: JobId
     cpu_ms: int
+    at: int
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
-    """A job that has ended for good at `at`; `verdict` only for builds whose end says more than the outcome."""
+    """A job that has ended for good at `at`.
+
+    verdict: only for builds whose end says more than the outcome; report: only for host tasks whose end was told on
+    another way than the link, where the outcome carries it.
+    """
 
     job: JobId
     outcome: Outcome
     aborted: bool
     at: int
     verdict: BuildVerdict | None = None
+    report: TaskReport | None = None
 
 
 class Consequences(Protocol):

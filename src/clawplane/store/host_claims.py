@@ -59,6 +59,8 @@ async def _claim(tx: Transaction, polls: Sequence[Poll], now: int) -> list[Claim
     wants = [Want(runner=poll.runner, caps="host", count=1, reach=poll.reach) for poll in polls]
     places: dict[JobId, int] = {}
     picks = await pick(tx, wants, places)
+    if not picks:
+        return [None] * len(polls)
     offers = await number(tx, picks)
     rows = []
     for offer, picked in zip(offers, picks, strict=True):
@@ -110,7 +112,7 @@ async def _unclaim(tx: Transaction, task: TaskId, fence: int, now: int) -> bool:
     counts = Counts()
     counts.add(lease.caps, ready=1, leased=-1)
     await counts.write(tx)
-    await tx.execute("unstart_host", {"attempt": lease.attempt - 1, "job": lease.job})
+    await tx.execute("unstart_host", {"attempt": lease.attempt - 1, "aging_since": None, "job": lease.job})
     counter = TaskCounter()
     counter.move(TaskStatus.RUNNING.value, TaskStatus.PENDING.value)
     await counter.write(tx)
@@ -124,7 +126,10 @@ async def lose(tx: Transaction, items: Sequence[Lost]) -> list[list[tuple[HostTa
 
 
 async def _lose(tx: Transaction, jobs: Sequence[tuple[JobId, int]] | None, now: int) -> list[tuple[HostTask, OnLoss]]:
-    wanted = [job for (job,) in await tx.fetch("poller_leases")] if jobs is None else [job for job, _ in jobs]
+    if jobs is None:
+        wanted = [job for (job,) in await tx.fetch("poller_leases", {"never": NEVER_MS})]
+    else:
+        wanted = [job for job, _ in jobs]
     leases = await leases_of(tx, wanted)
     fences = {} if jobs is None else dict(jobs)
     lost = [

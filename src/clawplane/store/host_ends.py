@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from clawplane.domain.callback_texts import chat_text
-from clawplane.domain.host_results import result_object
+from clawplane.domain.host_results import json_of, result_object, shown
 from clawplane.domain.host_tasks import Approval, HostTask, OnLoss, Prompt, TaskReport, TaskStatus
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Outcome
@@ -22,12 +22,17 @@ from clawplane.domain.runs import EndedRun
 from clawplane.store.agent_bindings import bind_provider
 from clawplane.store.database import Transaction
 from clawplane.store.endings import Ending, Retry
+from clawplane.store.host_blobs import plain
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, digest_of_report, tasks_of_jobs
 from clawplane.store.host_submits import next_of
 from clawplane.store.host_trail import NewTaskEvent, append_task_events
 from clawplane.store.leases import leases_of
 
 _report = msgspec.msgpack.Decoder(TaskReport).decode
+_LONGEST_ID = 500
+_UNREADABLE = TaskReport(
+    exit_code=-1, error="The runner's report cannot be read.", stderr="The runner's report cannot be read."
+)
 _PENDING, _RUNNING = TaskStatus.PENDING.value, TaskStatus.RUNNING.value
 
 
@@ -44,7 +49,8 @@ class HostConsequences:
         counter = TaskCounter()
         for stored in found.values():
             counter.move(stored.task.status.value, _PENDING)
-        await tx.many("unstart_host", [(stored.task.attempt, job) for job, stored in found.items()])
+        at = {retry.job: retry.at for retry in retries}
+        await tx.many("unstart_host", [(stored.task.attempt, at[job], job) for job, stored in found.items()])
         await counter.write(tx)
         await append_task_events(
             tx,
@@ -52,10 +58,10 @@ class HostConsequences:
                 stored.event(
                     "task.requeued",
                     TaskStatus.PENDING,
-                    stored.task.started_at or stored.task.created_at,
+                    at[job],
                     {"attempt": stored.task.attempt, "policy": OnLoss.REQUEUE.value},
                 )
-                for stored in found.values()
+                for job, stored in found.items()
             ],
         )
 
@@ -88,20 +94,21 @@ async def start(tx: Transaction, jobs: Sequence[JobId], *, now: int, server_deli
 async def _end(tx: Transaction, stored: StoredTask, ending: Ending) -> None:
     task, at = stored.task, ending.at
     report, reason = _what_is_told(task, ending)
+    report, body = _body_of(task, report, at)
     status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
     counter = TaskCounter()
     counter.move(task.status.value, status.value)
     counter.move(None, RESULTS)
     await counter.write(tx)
     await tx.execute("end_host", {"status": status.value, "now": at, "reason": reason, "job": task.job})
-    await insert_result(tx, task.id, result_object(task.id, task, report, now=at), report, at)
+    await insert_result(tx, task.id, body, report, at)
     events: list[NewTaskEvent] = []
     if reason == "expired":
         events.append(stored.event("task.expired", status, at, {"reason": "deadline", "attempt": task.attempt}))
-    details = {"exitCode": -1 if report.exit_code is None else report.exit_code, "error": report.error or None}
+    details = {"exitCode": shown(exit_code_of(report)), "error": shown(report.error or None)}
     events.append(stored.event(f"task.{status.value}", status, at, details))
     await note_session(tx, task, report, at)
-    events += await _callbacks(tx, stored, report, status, at)
+    events += await _callbacks(tx, stored, report, body, at)
     await append_task_events(tx, events)
     if task.session_key is not None:
         await next_of(tx, task.session_key, task.job, at)
@@ -110,7 +117,7 @@ async def _end(tx: Transaction, stored: StoredTask, ending: Ending) -> None:
 def _what_is_told(task: HostTask, ending: Ending) -> tuple[TaskReport, str]:
     """Return the report of an end, and why it is not the task's own: cancelled, refused, expired, lost, or ""."""
     outcome = ending.outcome
-    report = _report(outcome.result) if outcome.result else None
+    report = ending.report or _shipped(outcome.result)
     if ending.aborted:
         why = "refused" if task.approval is Approval.REFUSED else "cancelled"
         message = outcome.message or why.capitalize()
@@ -127,16 +134,45 @@ def _without_word(outcome: Outcome) -> tuple[TaskReport, str]:
     return TaskReport(exit_code=-1, error=message, stderr=message), reason
 
 
+def _shipped(result: bytes) -> TaskReport | None:
+    """Return the report that came over the link; a runner may send anything."""
+    if not result:
+        return None
+    try:
+        return _report(result)
+    except (msgspec.DecodeError, RecursionError):
+        return _UNREADABLE
+
+
+def _body_of(task: HostTask, report: TaskReport, at: int) -> tuple[TaskReport, bytes]:
+    """Return the report and its result object; what JSON cannot say at all is a failure that says so."""
+    try:
+        return report, result_object(task.id, task, report, now=at)
+    except (TypeError, ValueError, RecursionError):
+        return _UNREADABLE, result_object(task.id, task, _UNREADABLE, now=at)
+
+
+def exit_code_of(report: TaskReport) -> Any:
+    """Return the exit code that the Task API shows."""
+    return -1 if report.exit_code is None else report.exit_code
+
+
 async def insert_result(tx: Transaction, task: str, body: bytes, report: TaskReport, at: int) -> bool:
     """Store a result; False when there is one."""
-    values = {"task": task, "body": body, "digest": digest_of_report(report), "created_at": at}
+    values = {
+        "task": task,
+        "digest": digest_of_report(report),
+        "exit_code": json_of(exit_code_of(report)),
+        "created_at": at,
+        "body": body,
+    }
     return await tx.execute("insert_host_result", values) > 0
 
 
 async def note_session(tx: Transaction, task: HostTask | None, report: TaskReport, at: int) -> None:
     """Make or touch the row of the provider's session id that a report carries, and bind it to its conversation."""
     provider = report.metadata.get("sessionId")
-    if not isinstance(provider, str) or not (provider := provider.strip()):
+    if not isinstance(provider, str) or not (provider := plain(provider.strip())) or len(provider) > _LONGEST_ID:
         return
     cli = "unknown" if task is None else task.type.value.removesuffix("-cli")
     channel = None if task is None else task.callback_channel
@@ -155,10 +191,11 @@ class _Parcel(msgspec.Struct, frozen=True):
 
 
 async def _callbacks(
-    tx: Transaction, stored: StoredTask, report: TaskReport, status: TaskStatus, at: int
+    tx: Transaction, stored: StoredTask, report: TaskReport, body: bytes, at: int
 ) -> list[NewTaskEvent]:
     """Put the callbacks that are owed into the outbox; return what is to be recorded at once."""
     task = stored.task
+    status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
     parcels: list[_Parcel] = []
     events: list[NewTaskEvent] = []
     work = task.work
@@ -169,9 +206,8 @@ async def _callbacks(
         elif stored.deliver_to is not None:
             events.append(stored.event("callback.skipped", status, at, {"reason": "no channel"}))
     if task.callback_url:
-        result = json.loads(result_object(task.id, task, report, now=at))
-        told = {"type": f"task.{status.value}", "task": _told_of(task, status, at), "result": result}
-        parcels.append(_Parcel("webhook", task.callback_url, json.dumps(told).encode()))
+        told = json.dumps({"type": f"task.{status.value}", "task": _told_of(task, status, at)})
+        parcels.append(_Parcel("webhook", task.callback_url, b'%s, "result": %s}' % (told[:-1].encode(), body)))
     rows = [
         (str(uuid.uuid4()), task.id, each.kind, each.destination, each.body, each.token, at, at) for each in parcels
     ]

@@ -10,18 +10,22 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from clawplane.domain.host_ports import Retention, Swept
-from clawplane.domain.host_tasks import Approval, StoredResult, TaskId, TaskStatus
+from clawplane.domain.host_results import shown
+from clawplane.domain.host_tasks import StoredResult, TaskId, TaskStatus
 from clawplane.domain.leases import JobKind
 from clawplane.store.database import Row, Transaction, first
-from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, task_of_id, tasks_of_jobs
+from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, task_of_id, tasks_of_ids, tasks_of_jobs
 from clawplane.store.host_submits import next_of
-from clawplane.store.host_trail import append_task_events
+from clawplane.store.host_trail import NewTaskEvent, append_task_events
 from clawplane.store.lease_ends import take_out
-from clawplane.store.leases import leases_of
+from clawplane.store.leases import id_list
 from clawplane.store.ledger import Ledger
 
-_AT_ONCE = 500
+_AT_ONCE = 200
+_UNFETCHED = {"reason": "retention", "kind": "result"}
 _BINDINGS_MS = 30 * 86_400_000
 
 
@@ -53,11 +57,10 @@ async def _take(tx: Transaction, task: TaskId, now: int) -> StoredResult | None:
     counter.move(RESULTS, None)
     if stored is not None:
         counter.move(stored.task.status.value, None)
-        await tx.execute("set_host_consumed", {"consumed": 1, "id": task})
-        details = {"exitCode": json.loads(row[1]).get("exitCode"), "reconciledBy": "task-result-fetch"}
+        details = {"exitCode": shown(json.loads(row[4])), "reconciledBy": "task-result-fetch"}
         await append_task_events(tx, [stored.event("task.reconciled", stored.task.status, now, details)])
     await counter.write(tx)
-    return result_of(row)
+    return msgspec.structs.replace(result_of(row), consumed_at=now)
 
 
 async def put_back(tx: Transaction, items: Sequence[TaskId]) -> list[None]:
@@ -70,7 +73,6 @@ async def put_back(tx: Transaction, items: Sequence[TaskId]) -> list[None]:
         counter.move(None, RESULTS)
         if stored is not None:
             counter.move(None, stored.task.status.value)
-            await tx.execute("set_host_consumed", {"consumed": 0, "id": task})
             await tx.execute("undo_host_event", {"task": task, "type": "task.reconciled"})
         await counter.write(tx)
     return [None] * len(items)
@@ -78,7 +80,7 @@ async def put_back(tx: Transaction, items: Sequence[TaskId]) -> list[None]:
 
 def result_of(row: Row) -> StoredResult:
     """Return one result from its row."""
-    task, body, _, created_at, consumed_at = row
+    task, body, created_at, consumed_at, _ = row
     return StoredResult(task=TaskId(task), body=body, created_at=created_at, consumed_at=consumed_at)
 
 
@@ -88,61 +90,79 @@ async def sweep(tx: Transaction, items: Sequence[Sweep]) -> list[Swept]:
 
 
 async def _sweep(tx: Transaction, retention: Retention, now: int) -> Swept:
-    results = await _sweep_results(tx, retention, now)
-    expired = await _sweep_pending(tx, retention, now)
+    unfetched = await _sweep_unfetched(tx, now - retention.result_ms, now)
+    fetched = await _sweep_fetched(tx, now - retention.grace_ms)
+    expired = await _sweep_pending(tx, now - retention.task_ms, now)
     sessions = await tx.fetch("old_agent_sessions", {"before": now - retention.session_ms, "limit": _AT_ONCE})
     await tx.many("delete_agent_session", sessions)
-    await tx.execute("delete_old_agent_bindings", {"before": now - _BINDINGS_MS})
-    return Swept(expired=tuple(expired), results=results, sessions=len(sessions))
+    await tx.execute("delete_old_agent_bindings", {"before": now - _BINDINGS_MS, "limit": _AT_ONCE})
+    await tx.execute("delete_idle_host_counts")
+    return Swept(expired=tuple(expired), results=unfetched + fetched, sessions=len(sessions))
 
 
-async def _sweep_results(tx: Transaction, retention: Retention, now: int) -> int:
-    bounds = {"unconsumed_before": now - retention.result_ms, "consumed_before": now - retention.grace_ms}
-    rows = await tx.fetch("old_host_results", {**bounds, "limit": _AT_ONCE})
+async def _sweep_unfetched(tx: Transaction, before: int, now: int) -> int:
+    """Remove results that nobody fetched in time, with a record of it."""
+    tasks = [task for (task,) in await tx.fetch("old_host_results", {"before": before, "limit": _AT_ONCE})]
+    if not tasks:
+        return 0
+    found = await tasks_of_ids(tx, tasks)
     counter = TaskCounter()
-    for task, waits in rows:
-        stored = await task_of_id(tx, task)
-        if waits:
-            counter.move(RESULTS, None)
-        if stored is not None:
-            if not stored.consumed:
-                counter.move(stored.task.status.value, None)
-            await _forget(tx, stored)
-    await tx.many("delete_host_result", [(task,) for task, _ in rows])
+    events = []
+    for task in tasks:
+        counter.move(RESULTS, None)
+        if (stored := found.get(task)) is None:
+            events.append(NewTaskEvent(type="task.expired", created_at=now, task=task, details=_UNFETCHED))
+        else:
+            counter.move(stored.task.status.value, None)
+            events.append(stored.event("task.expired", stored.task.status, now, _UNFETCHED))
+    await append_task_events(tx, events)
+    await _forget(tx, list(found.values()))
+    await tx.execute("delete_host_results", {"tasks": json.dumps(tasks)})
     await counter.write(tx)
-    return len(rows)
+    return len(tasks)
 
 
-async def _sweep_pending(tx: Transaction, retention: Retention, now: int) -> list[TaskId]:
-    before = now - retention.task_ms
+async def _sweep_fetched(tx: Transaction, before: int) -> int:
+    """Remove the copies of what was fetched, when their grace is over."""
+    tasks = [task for (task,) in await tx.fetch("old_fetched_results", {"before": before, "limit": _AT_ONCE})]
+    if not tasks:
+        return 0
+    await _forget(tx, list((await tasks_of_ids(tx, tasks)).values()))
+    wanted = {"tasks": json.dumps(tasks)}
+    await tx.execute("delete_host_results", wanted)
+    await tx.execute("delete_host_fetched", wanted)
+    return len(tasks)
+
+
+async def _sweep_pending(tx: Transaction, before: int, now: int) -> list[TaskId]:
+    """Remove tasks that waited too long; what runs, is offered or waits for a person's yes is left alone."""
     jobs = [job for (job,) in await tx.fetch("old_pending_host", {"before": before, "limit": _AT_ONCE})]
-    found = await tasks_of_jobs(tx, jobs)
-    offered = await leases_of(tx, jobs)
-    old = [
-        stored
-        for job, stored in found.items()
-        if job not in offered
-        and stored.task.approval is not Approval.WAITING
-        and (stored.task.not_before or 0) <= before
-    ]
+    if not jobs:
+        return []
+    old = list((await tasks_of_jobs(tx, jobs)).values())
     ledger, counter = Ledger(), TaskCounter()
-    await take_out(tx, ledger, [stored.task.job for stored in old])
+    await take_out(tx, ledger, jobs)
     await ledger.write(tx)
+    details = {"reason": "retention", "kind": JobKind.HOST.value}
+    await append_task_events(tx, [stored.event("task.expired", TaskStatus.PENDING, now, details) for stored in old])
+    # those behind go first, so that the end of a head lets nobody in who is old himself
+    await tx.execute("delete_behind_jobs", {"jobs": id_list(jobs)})
     for stored in old:
         counter.move(TaskStatus.PENDING.value, None)
-        details = {"reason": "retention", "kind": JobKind.HOST.value}
-        await append_task_events(tx, [stored.event("task.expired", TaskStatus.PENDING, now, details)])
         if stored.task.session_key is not None:
             await next_of(tx, stored.task.session_key, stored.task.job, now)
-        await _forget(tx, stored)
+    await _forget(tx, old)
     await counter.write(tx)
     return [stored.task.id for stored in old]
 
 
-async def _forget(tx: Transaction, stored: StoredTask) -> None:
-    """Delete everything that is kept of a task but its trail."""
-    job = {"job": stored.task.job}
-    for name in ("delete_host_state", "delete_host_task", "delete_host_job", "delete_host_attempts"):
-        await tx.execute(name, job)
-    await tx.execute("delete_log_chunks", {"subject": stored.task.id})
-    await tx.execute("delete_log_stream", {"subject": stored.task.id})
+async def _forget(tx: Transaction, old: Sequence[StoredTask]) -> None:
+    """Delete everything that is kept of tasks but their trail and their results."""
+    if not old:
+        return
+    jobs = {"jobs": id_list([stored.task.job for stored in old])}
+    for name in ("delete_host_states", "delete_host_tasks", "delete_host_jobs", "delete_host_attempts"):
+        await tx.execute(name, jobs)
+    tasks = {"tasks": json.dumps([stored.task.id for stored in old])}
+    for name in ("delete_host_chunks", "delete_host_logs"):
+        await tx.execute(name, tasks)

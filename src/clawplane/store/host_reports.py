@@ -12,19 +12,19 @@ from typing import NamedTuple
 import msgspec
 
 from clawplane.domain.host_ports import Reported
-from clawplane.domain.host_results import result_object
+from clawplane.domain.host_results import result_object, shown
 from clawplane.domain.host_tasks import Approval, HostTask, TaskId, TaskReport, TaskStatus
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import AttemptEnd, JobKind, LeaseView, Outcome
 from clawplane.store.database import Transaction, first
 from clawplane.store.endings import Ending
-from clawplane.store.host_ends import insert_result, note_session
+from clawplane.store.host_blobs import plain
+from clawplane.store.host_ends import exit_code_of, insert_result, note_session
 from clawplane.store.host_rows import (
     RESULTS,
     StoredTask,
     TaskCounter,
     digest_of_report,
-    pack,
     task_of_id,
 )
 from clawplane.store.host_submits import is_head, let_in
@@ -72,7 +72,7 @@ async def _report(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
         return await _again(tx, stored, told, now)
     job = stored.task.job
     ledger = Ledger()
-    outcome = Outcome(succeeded=told.succeeded, reason="exit", result=pack(told))
+    outcome = Outcome(succeeded=told.succeeded, reason="exit")
     lease = (await leases_of(tx, [job])).get(job)
     views: tuple[LeaseView, ...] = ()
     if lease is not None:
@@ -80,7 +80,7 @@ async def _report(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
         views = (lease.view(),)
     else:
         await take_out(tx, ledger, [job])
-    ledger.end(JobKind.HOST.value, Ending(job, outcome, aborted=False, at=now))
+    ledger.end(JobKind.HOST.value, Ending(job, outcome, aborted=False, at=now, report=told))
     await ledger.write(tx)
     return Reported(outcome="accepted", task=await _after(tx, task), leases=views)
 
@@ -95,10 +95,14 @@ async def _orphan(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
 
 
 async def _again(tx: Transaction, stored: StoredTask, told: TaskReport, now: int) -> Reported:
-    row = await first(tx.fetch("find_host_result", {"task": stored.task.id}))
-    if row is None or row[2] == digest_of_report(told):
+    row = await first(tx.fetch("digest_of_host_result", {"task": stored.task.id}))
+    if row is None or row[0] == digest_of_report(told):
         return Reported(outcome="repeated", task=stored.task)
-    details = {"exitCode": told.exit_code, "error": told.error or None, "kept": stored.task.status.value}
+    details = {
+        "exitCode": shown(exit_code_of(told)),
+        "error": shown(told.error or None),
+        "kept": stored.task.status.value,
+    }
     await append_task_events(tx, [stored.event("task.report-conflict", stored.task.status, now, details)])
     return Reported(outcome="conflict", task=stored.task)
 
@@ -113,11 +117,11 @@ async def _cancel(tx: Transaction, task: TaskId, reason: str, now: int) -> tuple
     if stored is None or stored.task.status.ended:
         return None
     job = stored.task.job
-    leases = await cancel_jobs(tx, Cancelled((job,), reason, now))
+    status = stored.task.status
+    await append_task_events(tx, [stored.event("task.cancel-requested", status, now, {"reason": shown(reason)})])
+    leases = await cancel_jobs(tx, Cancelled((job,), plain(reason), now))
     if not leases:
         await _end_waiting(tx, task, job, reason, now)
-    status = stored.task.status
-    await append_task_events(tx, [stored.event("task.cancel-requested", status, now, {"reason": reason})])
     return await _after(tx, task), leases
 
 
@@ -142,7 +146,7 @@ async def _approve(tx: Transaction, task: TaskId, given: bool, by: str, now: int
     if stored is None or stored.task.approval is not Approval.WAITING or stored.task.status is not TaskStatus.PENDING:
         return None
     approval = Approval.GIVEN if given else Approval.REFUSED
-    await tx.execute("set_host_approval", {"approval": approval.value, "job": stored.task.job})
+    await tx.execute("set_host_approval", {"approval": approval.value, "aging_since": now, "job": stored.task.job})
     word = "task.approved" if given else "task.refused"
     await append_task_events(tx, [stored.event(word, TaskStatus.PENDING, now, {"by": by})])
     if not given:

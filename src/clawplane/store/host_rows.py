@@ -15,34 +15,19 @@ from clawplane.domain.host_tasks import (
     Approval,
     HostTask,
     OnLoss,
-    Target,
     TaskId,
     TaskReport,
     TaskStatus,
     TaskType,
-    Work,
 )
 from clawplane.domain.ids import JobId
 from clawplane.store.database import Row, Transaction, first
+from clawplane.store.host_blobs import unpack_asked
 from clawplane.store.host_trail import NewTaskEvent
 from clawplane.store.leases import id_list
 
 RESULTS = "results"
 """The counter of results that wait to be fetched; the others are named like the states."""
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """The immutable part of a task that nobody searches by."""
-
-    work: Work
-    target: Target
-    cwd: str | None
-    env: dict[str, str]
-    labels: dict[str, str]
-
-
-_asked = msgspec.msgpack.Decoder(Asked).decode
-pack = msgspec.msgpack.Encoder().encode
 
 
 class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,8 +63,8 @@ def stored_of(row: Row) -> StoredTask:
     """Return one task from its row."""
     (job, id_, owner, type_, created_at, session_id, session_key, priority, not_before, on_loss) = row[:10]
     (channel, url, asked, token, timeout_ms, deliver_to) = row[10:16]
-    (status, approval, started_at, completed_at, attempt, runner, reason, consumed, server_delivers) = row[16:]
-    about = _asked(asked)
+    (status, approval, started_at, completed_at, attempt, runner, reason, server_delivers, consumed) = row[16:]
+    about = unpack_asked(asked)
     task = HostTask(
         id=TaskId(id_),
         job=JobId(job),
@@ -122,6 +107,12 @@ async def task_of_id(tx: Transaction, task: str) -> StoredTask | None:
     return None if row is None else stored_of(row)
 
 
+async def tasks_of_ids(tx: Transaction, ids: Iterable[str]) -> dict[str, StoredTask]:
+    """Return the tasks with these ids, by id."""
+    rows = await tx.fetch("host_tasks_of_ids", {"tasks": json.dumps(list(dict.fromkeys(ids)))})
+    return {row[1]: stored_of(row) for row in rows}
+
+
 async def tasks_of_jobs(tx: Transaction, jobs: Iterable[JobId]) -> dict[JobId, StoredTask]:
     """Return the tasks of these jobs, by job."""
     rows = await tx.fetch("host_tasks_of_jobs", {"jobs": id_list(jobs)})
@@ -148,5 +139,9 @@ class TaskCounter:
 
 def digest_of_report(report: TaskReport) -> bytes:
     """Return what tells a repeated report from another one."""
-    text = json.dumps(msgspec.to_builtins(report), sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).digest()[:16]
+    rest = [report.exit_code, report.error, report.duration, report.metadata]
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode())
+    for text in (report.stdout, report.stderr):
+        digest.update(f"{len(text)}:".encode())
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.digest()[:16]

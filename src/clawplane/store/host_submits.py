@@ -31,9 +31,9 @@ from clawplane.store.agent_bindings import bind, conversation_of, provider_of
 from clawplane.store.counts import Counts
 from clawplane.store.database import Transaction, first
 from clawplane.store.enqueue import make_ready, store_jobs
-from clawplane.store.host_rows import Asked, StoredTask, TaskCounter, pack, stored_of, task_of_id
+from clawplane.store.host_blobs import Asked, pack_asked, pack_spec, plain, plain_or_none
+from clawplane.store.host_rows import StoredTask, TaskCounter, stored_of, task_of_id, tasks_of_jobs
 from clawplane.store.host_trail import append_task_events
-from clawplane.store.leases import id_list
 
 NEVER_MS = 1 << 45
 """A silence that no lease lives to see: its deadline ends it."""
@@ -54,6 +54,12 @@ class Again(NamedTuple):
     new_id: TaskId
     new_job: JobId
     now: int
+
+
+def weight_of(new: NewTask) -> int:
+    """Return about how many bytes a submission holds in memory until it is stored."""
+    texts = (getattr(new.work, name, "") for name in ("command", "prompt", "content", "old_string", "new_string"))
+    return sum(len(text) for text in texts if isinstance(text, str))
 
 
 async def submit(tx: Transaction, items: Sequence[NewSubmission]) -> list[Submitted | ClawplaneError]:
@@ -90,13 +96,11 @@ async def store(tx: Transaction, items: Sequence[NewSubmission]) -> list[StoredT
     """Store new tasks with their jobs, conversations and first records; queue those that may start."""
     if not items:
         return []
-    items = [item._replace(new=await _in_conversation(tx, item)) for item in items]
+    items = [item._replace(new=await _in_conversation(tx, _writable(item.new), item.now)) for item in items]
     tasks = [_stored(item.new) for item in items]
     await store_jobs(tx, [_job(item.new) for item in items])
     await tx.many("insert_host_task", [_row(item.new) for item in items])
-    await tx.many(
-        "insert_host_state", [(item.new.job, TaskStatus.PENDING.value, item.new.approval.value) for item in items]
-    )
+    await tx.many("insert_host_state", [_state(item.new) for item in items])
     await append_task_events(
         tx, [task.event("task.created", TaskStatus.PENDING, item.now) for task, item in zip(tasks, items, strict=True)]
     )
@@ -117,16 +121,31 @@ async def store(tx: Transaction, items: Sequence[NewSubmission]) -> list[StoredT
     return tasks
 
 
-async def _in_conversation(tx: Transaction, item: NewSubmission) -> NewTask:
+def _writable(new: NewTask) -> NewTask:
+    """Return a task whose own columns hold no half surrogate pairs; what was asked keeps them, see host_blobs."""
+    texts = (new.session_id or "", new.callback_channel or "", new.deliver_to or "", new.callback_url, new.owner)
+    if all(map(str.isascii, texts)):
+        return new
+    return msgspec.structs.replace(
+        new,
+        session_id=plain_or_none(new.session_id),
+        callback_channel=plain_or_none(new.callback_channel),
+        deliver_to=plain_or_none(new.deliver_to),
+        callback_url=plain(new.callback_url),
+        owner=plain(new.owner),
+    )
+
+
+async def _in_conversation(tx: Transaction, new: NewTask, now: int) -> NewTask:
     """Name the conversation of an agent's task by its canonical id, whichever of its ids the caller used."""
-    new = item.new
     if not new.type.agent or not new.session_id:
         return new
     cli = new.type.value.removesuffix("-cli")
-    conversation = await conversation_of(tx, cli, new.session_id)
-    if conversation != new.session_id:
-        await bind(tx, cli, new.session_id, conversation, provider=False, now=item.now)
-    provider = await provider_of(tx, cli, conversation)
+    conversation, bound = await conversation_of(tx, cli, new.session_id)
+    if not bound:  # its own name, too: a prefix of it may come next
+        await bind(tx, cli, new.session_id, conversation, provider=False, now=now)
+    known = bound or conversation != new.session_id
+    provider = await provider_of(tx, cli, conversation) if known else None
     key = f"{new.type.value}:{conversation}"
     return msgspec.structs.replace(new, session_key=key, provider_session=provider)
 
@@ -170,8 +189,18 @@ async def next_of(tx: Transaction, session_key: str, job: JobId, now: int) -> No
     place = {"session_key": session_key, "job": row[0]}
     await tx.execute("delete_behind", place)
     await tx.execute("take_head", place)
-    found = await tx.fetch("host_tasks_of_jobs", {"jobs": id_list([JobId(row[0])])})
-    await let_in(tx, [stored_of(each) for each in found], now)
+    found = list((await tasks_of_jobs(tx, [JobId(row[0])])).values())
+    for stored in found:
+        await _tell_provider(tx, stored.task)
+    await let_in(tx, found, now)
+
+
+async def _tell_provider(tx: Transaction, task: HostTask) -> None:
+    """Name the CLI's own session to a task whose conversation had none yet when it was submitted."""
+    cli, _, conversation = (task.session_key or "").partition("-cli:")
+    provider = await provider_of(tx, cli, conversation)
+    if provider is not None:
+        await tx.execute("set_job_spec", {"spec": pack_spec(_spec(task, provider)), "id": task.job})
 
 
 async def is_head(tx: Transaction, task: HostTask) -> bool:
@@ -217,24 +246,27 @@ async def retry(tx: Transaction, items: Sequence[Again]) -> list[HostTask | None
     return results
 
 
-def _job(new: NewTask) -> NewJob:
-    spec = HostSpec(
-        task=new.id,
-        type=new.type,
-        work=new.work,
-        created_at=new.created_at,
-        cwd=new.cwd,
-        env=new.env,
-        session_key=new.session_key,
-        provider_session=new.provider_session,
+def _spec(task: NewTask | HostTask, provider: str | None) -> HostSpec:
+    return HostSpec(
+        task=task.id,
+        type=task.type,
+        work=task.work,
+        created_at=task.created_at,
+        cwd=task.cwd,
+        env=task.env,
+        session_key=task.session_key,
+        provider_session=provider,
     )
+
+
+def _job(new: NewTask) -> NewJob:
     return NewJob(
         id=new.job,
         kind=JobKind.HOST,
         subject=new.id,
         caps=caps_of_task(new.type, new.target),
         ready_at=order_of(new.created_at, new.priority),
-        spec=pack(spec),
+        spec=pack_spec(_spec(new, new.provider_session)),
         timeout_ms=new.timeout_ms,
         max_attempts=1 if new.on_loss is OnLoss.FAIL else _MOST_ATTEMPTS,
         silence_ms=NEVER_MS if new.on_loss is OnLoss.HOLD else new.silence_ms,
@@ -260,10 +292,15 @@ def _row(new: NewTask) -> tuple[object, ...]:
         new.callback_token,
         new.callback_url,
         new.deliver_to,
-        pack(asked),
+        pack_asked(asked),
         key,
         digest,
     )
+
+
+def _state(new: NewTask) -> tuple[object, ...]:
+    aging = None if new.approval is Approval.WAITING else max(new.created_at, new.not_before or 0)
+    return (new.job, TaskStatus.PENDING.value, new.approval.value, aging)
 
 
 def _task_of(new: NewTask) -> HostTask:

@@ -21,7 +21,10 @@ from clawplane.domain.ids import JobId
 from clawplane.domain.leases import LeaseView
 from clawplane.store import host_claims, host_fetches, host_reports, host_submits
 from clawplane.store.database import Database, Transaction, first
+from clawplane.store.host_blobs import plain
 from clawplane.store.host_rows import RESULTS, stored_of, task_of_id
+
+_LAST = 1 << 62
 
 
 class SqlHostTasks:
@@ -32,7 +35,8 @@ class SqlHostTasks:
 
     async def submit(self, new: NewTask, *, now: int) -> Submitted:
         """Store a task with its job, record and conversation; raises Conflict on a reused idempotency key."""
-        return await self._database.write(host_submits.submit, host_submits.NewSubmission(new, now))
+        item = host_submits.NewSubmission(new, now)
+        return await self._database.write(host_submits.submit, item, weight=host_submits.weight_of(new))
 
     async def claim(self, polls: Sequence[Poll], *, now: int) -> list[Claimed | None]:
         """Give each poll the first task it can be given."""
@@ -45,7 +49,8 @@ class SqlHostTasks:
     async def report(self, task: TaskId, report: TaskReport, *, now: int) -> Reported:
         """Let a report of the Task API's wire end a task."""
         weight = len(report.stdout) + len(report.stderr)
-        return await self._database.write(host_reports.report, host_reports.NewReport(task, report, now), weight=weight)
+        item = host_reports.NewReport(TaskId(plain(task)), report, now)
+        return await self._database.write(host_reports.report, item, weight=weight)
 
     async def take_result(self, task: TaskId, *, now: int) -> StoredResult | None:
         """Consume a result; None when there is none, or another took it."""
@@ -59,7 +64,7 @@ class SqlHostTasks:
         """Return a result, consumed or not, without consuming it."""
 
         async def view(tx: Transaction) -> StoredResult | None:
-            row = await first(tx.fetch("find_host_result", {"task": task}))
+            row = await first(tx.fetch("find_host_result", {"task": plain(task)}))
             return None if row is None else host_fetches.result_of(row)
 
         return await self._database.read(view)
@@ -68,7 +73,7 @@ class SqlHostTasks:
         """Return a task that is there for additive readers."""
 
         async def view(tx: Transaction) -> HostTask | None:
-            stored = await task_of_id(tx, task)
+            stored = await task_of_id(tx, plain(task))
             return None if stored is None else stored.task
 
         return await self._database.read(view)
@@ -77,25 +82,27 @@ class SqlHostTasks:
         """Return what a fetch of the Task API would find."""
 
         async def view(tx: Transaction) -> Outlook:
-            ready, status, consumed = (await tx.fetch("host_outlook", {"task": task}))[0]
-            return Outlook(status=None if status is None or consumed else TaskStatus(status), ready=ready is not None)
+            there, fetched, status = (await tx.fetch("host_outlook", {"task": plain(task)}))[0]
+            known = None if status is None or fetched else TaskStatus(status)
+            return Outlook(status=known, ready=there is not None and not fetched)
 
         return await self._database.read(view)
 
     async def page(self, filter_: TaskFilter, *, limit: int, before: JobId | None) -> list[HostTask]:
         """Return tasks, newest first, before a job id."""
         wanted = {
-            "before": before,
+            "before": _LAST if before is None else before,
             "owner": filter_.owner,
             "status": None if filter_.status is None else filter_.status.value,
             "type": None if filter_.type is None else filter_.type.value,
-            "session_id": filter_.session_id,
-            "runner": filter_.runner,
+            "session_id": plain(filter_.session_id),
+            "runner": plain(filter_.runner),
             "limit": limit,
         }
+        name = "host_page_of_session" if filter_.session_id else "host_page"
 
         async def view(tx: Transaction) -> list[HostTask]:
-            return [stored_of(row).task for row in await tx.fetch("host_page", wanted)]
+            return [stored_of(row).task for row in await tx.fetch(name, wanted)]
 
         return await self._database.read(view)
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from clawplane.domain.host_ports import Retention
+from clawplane.domain.host_results import json_of
 from clawplane.domain.host_tasks import TaskEvent
 from clawplane.store.database import Database, Row, Transaction
+from clawplane.store.host_blobs import plain, plain_or_none
 
 _DAY_MS = 86_400_000
 
@@ -46,20 +48,19 @@ async def append_task_events(tx: Transaction, events: Sequence[NewTaskEvent]) ->
 
 def _values(event: NewTaskEvent) -> tuple[object, ...]:
     # lone surrogates are legal JSON and no UTF-8: details are kept with ASCII escapes
-    details = None if event.details is None else json.dumps(event.details, ensure_ascii=True)
     return (
         event.id or str(uuid.uuid4()),
-        event.type,
+        plain(event.type),
         event.created_at,
-        event.task,
-        event.task_type,
-        event.task_status,
-        event.session_id,
-        event.origin,
-        event.dispatch_mode,
-        event.response_mode,
-        event.entrypoint,
-        details,
+        plain_or_none(event.task),
+        plain_or_none(event.task_type),
+        plain_or_none(event.task_status),
+        plain_or_none(event.session_id),
+        plain(event.origin),
+        plain(event.dispatch_mode),
+        plain(event.response_mode),
+        plain_or_none(event.entrypoint),
+        None if event.details is None else json_of(event.details),
         event.source,
     )
 
@@ -84,8 +85,8 @@ async def append(tx: Transaction, items: Sequence[TaskEvent]) -> list[TaskEvent]
             source=item.source,
         )
         await append_task_events(tx, [event])
-        ((seq,),) = await tx.fetch("last_host_event")
-        stored.append(msgspec.structs.replace(item, seq=seq))
+        ((*row,),) = await tx.fetch("last_host_event")
+        stored.append(_event(tuple(row)))
     return stored
 
 
@@ -112,14 +113,13 @@ class SqlTaskEvents:
 
     async def page(self, *, task: str, type_: str, limit: int, since: int | None) -> list[TaskEvent]:
         """Return records, newest first; with `since` those behind that sequence, oldest first."""
-        wanted = {"task": task, "type": type_, "limit": limit}
+        wanted = {"task": plain(task), "type": plain(type_), "limit": limit, "since": since}
+        name = "host_events_of_task" if task else "host_events_of_type" if type_ else "host_events"
+        if since is not None:
+            name += "_since"
 
         async def view(tx: Transaction) -> list[TaskEvent]:
-            if since is None:
-                rows = await tx.fetch("host_events", wanted)
-            else:
-                rows = await tx.fetch("host_events_since", {**wanted, "since": since})
-            return [_event(row) for row in rows]
+            return [_event(row) for row in await tx.fetch(name, wanted)]
 
         return await self._database.read(view)
 
@@ -141,6 +141,10 @@ class SqlTaskEvents:
     async def trim(self, retention: Retention, *, now: int) -> dict[str, int]:
         """Remove what is too old or too many."""
         return await self._database.write(trim, _Trim(now - retention.event_days * _DAY_MS, retention.max_events))
+
+    async def vacuum(self) -> None:
+        """Give free pages back to the file system."""
+        await self._database.compact()
 
 
 def _event(row: Row) -> TaskEvent:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from clawplane.domain.ids import JobId
-from clawplane.domain.leases import Outcome
+from clawplane.domain.leases import JobKind, Outcome
 from clawplane.domain.runs import EndedRun
 from clawplane.store.consequences import CONSEQUENCES
 from clawplane.store.counts import Counts
@@ -35,10 +35,14 @@ class Ledger:
         self._timers: list[tuple[object, ...]] = []
         self._retries: dict[str, list[Retry]] = defaultdict(list)
         self._endings: dict[str, list[Ending]] = defaultdict(list)
+        self._at = 0
 
     def release(self, lease: Held, how: str, now: int, outcome: Outcome | None = None) -> None:
         """End the lease's attempt; what becomes of the job is said by `requeue` or `end`."""
         self._released.append(lease.job)
+        self._at = now
+        if outcome is not None and outcome.result and lease.kind == JobKind.HOST:
+            outcome = msgspec.structs.replace(outcome, result=b"")  # what a task printed is kept once, as its result
         if lease.confirmed_at is None:
             self.counts.add(lease.caps, offered=-1)
         else:
@@ -46,7 +50,7 @@ class Ledger:
         self._attempts.append((now, how, None if outcome is None else _encode_outcome(outcome), lease.job))
 
     def requeue(self, lease: Held, *, due_at: int | None = None, cpu_ms: int = 0) -> None:
-        """Put the job back at its old place, now or at `due_at`; an offer never confirmed used no attempt."""
+        """Put a job just released back at its old place, or there at `due_at`; a mere offer used no attempt."""
         used = lease.attempt if lease.confirmed_at is not None else lease.attempt - 1
         self.counts.add(lease.caps, ready=1)
         if due_at is None:
@@ -54,7 +58,7 @@ class Ledger:
         else:
             self._timers.append((due_at, lease.job, used))
         if lease.confirmed_at is not None:
-            self._retries[lease.kind].append(Retry(lease.job, cpu_ms))
+            self._retries[lease.kind].append(Retry(lease.job, cpu_ms, self._at))
 
     def end(self, kind: str, ending: Ending) -> None:
         """Let the job end for good."""

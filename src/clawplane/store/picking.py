@@ -81,6 +81,7 @@ async def _pick_by_reach(tx: Transaction, wants: Sequence[Want], places: dict[Jo
         for caps in waiting
     }
     most = sum(want.count for want in wants)
+    choice = Counter(index for able in matches.values() for index in able)
     candidates: list[Pick] = []
     for caps, able in matches.items():
         if able:
@@ -91,7 +92,8 @@ async def _pick_by_reach(tx: Transaction, wants: Sequence[Want], places: dict[Jo
     for candidate in candidates:
         able_now = [index for index in matches[candidate.caps] if given[index] < wants[index].count]
         if able_now:
-            index = min(able_now, key=lambda each: (given[each], each))
+            # in turn; of equals, who has the least choice: others may have what only they can do
+            index = min(able_now, key=lambda each: (given[each], choice[each], each))
             given[index] += 1
             places[candidate.job] = index
             candidate.runner = wants[index].runner

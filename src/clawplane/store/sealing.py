@@ -7,6 +7,9 @@ reads no bot token; whoever reads the whole data directory is this user anyway.
 from __future__ import annotations
 
 import os
+import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -28,21 +31,9 @@ class KeyFileSealing:
     @classmethod
     def open(cls, path: Path) -> KeyFileSealing:
         """Read the key file, or make it; raises StoreError when it is not a key that only this user reads."""
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except FileExistsError:
-            return cls(_read(path))
-        key = os.urandom(_KEY_BYTES)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(file.fileno())
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        return cls(key)
+        if not os.path.lexists(path):
+            _make(path)
+        return cls(_read(path))
 
     def seal(self, secret: str) -> bytes:
         """Return what may be stored."""
@@ -61,10 +52,36 @@ class KeyFileSealing:
             ) from None
 
 
+def _make(path: Path) -> None:
+    """Give a whole key its name in one step: a crash leaves none, or all of it. Who comes second keeps the first's."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 def _read(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}.", hint="It must be a plain file, no link."
+        ) from None
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path} is no plain file.", hint="Remove it; a new key is made at the next start.")
         key = file.read(_KEY_BYTES + 1)
     if found.st_mode & 0o077 or found.st_uid not in (os.geteuid(), 0):
         raise StoreError(f"{path} can be read by others.", hint=f"Let only its owner read it: chmod 600 {path}")

@@ -20,11 +20,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clawplane.domain.errors import Conflict, StoreBusy, Unavailable
-from clawplane.store.database import NO_PARAMS, Operation, Params, Row, View
+from clawplane.domain.errors import Conflict, StoreBusy, StoreError, Unavailable
+from clawplane.store.database import NO_PARAMS, Operation, Params, Row, Transaction, View
 from clawplane.store.faults import disk_error, store_error
 from clawplane.store.group_commit import GroupCommit, Write, drive, run_batch
 from clawplane.store.migrate import migrate
+from clawplane.store.own_files import open_own
 from clawplane.store.queries import Query, load_queries
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class FileLock:
     def acquire(self) -> None:
         """Take the lock; raises StoreBusy naming the process that has it."""
         path = self._database.with_name(self._database.name + ".lock")
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = open_own(path, create=True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -258,6 +259,19 @@ class SqliteDatabase:
             raise Unavailable("The store is closed.")
         return await self._readers.read(view)
 
+    async def compact(self) -> None:
+        """Give free pages back to the file system, some per commit, so that others write in between."""
+        while await self.write(_give_back, None):
+            pass
+        await asyncio.to_thread(self._copy_log)
+
+    def _copy_log(self) -> None:
+        connection = _open(self._path, BUSY_SECONDS)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # the file shrinks when this is done
+        finally:
+            connection.close()
+
     async def close(self) -> None:
         """Finish what was accepted, refuse the rest, and release the file."""
         if self._closed:
@@ -269,13 +283,29 @@ class SqliteDatabase:
         self._lock.release()
 
 
+async def _give_back(tx: Transaction, items: Sequence[None]) -> list[bool]:
+    ((before,),) = await tx.fetch("free_pages")
+    if before:
+        await tx.fetch("give_pages_back")
+    ((left,),) = await tx.fetch("free_pages")
+    return [0 < left < before] * len(items)
+
+
 def _open_all(path: Path, busy_seconds: float) -> tuple[FileLock, _Writer, _Readers]:
     lock = FileLock(path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire()
+        os.close(open_own(path, create=True))  # SQLite gives its files beside it the same mode
+        for beside in ("-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.close(open_own(path.with_name(path.name + beside), create=False))
     except OSError as error:
+        lock.release()
         raise disk_error(error, path) from error
+    except StoreError:
+        lock.release()
+        raise
     try:
         queries = load_queries("sqlite")
         writer = _Writer(path, queries, busy_seconds)
@@ -294,6 +324,8 @@ def _open(path: Path, busy_seconds: float) -> sqlite3.Connection:
         path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     try:
+        if path.stat().st_size == 0:  # only a new file can still be told to keep track of its free pages
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         for setting in _SETTINGS:
             connection.execute(setting)
     except sqlite3.Error:

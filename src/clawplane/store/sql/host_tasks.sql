@@ -7,7 +7,7 @@ VALUES (:job, :id, :owner, :type, :created_at, :timeout_ms, :session_id, :sessio
     :on_loss, :callback_channel, :callback_token, :callback_url, :deliver_to, :asked, :idempotency, :request_digest)
 
 -- name: insert_host_state
-INSERT INTO host_state (job, status, approval) VALUES (:job, :status, :approval)
+INSERT INTO host_state (job, status, approval, aging_since) VALUES (:job, :status, :approval, :aging_since)
 
 -- name: host_task_of_key
 SELECT id, request_digest FROM host_task WHERE owner = :owner AND idempotency = :idempotency
@@ -42,50 +42,52 @@ UPDATE host_state SET status = 'running', started_at = :now, attempt = :attempt,
     server_delivers = :server_delivers WHERE job = :job
 
 -- name: unstart_host
-UPDATE host_state SET status = 'pending', started_at = NULL, attempt = :attempt, runner = NULL WHERE job = :job
+UPDATE host_state SET status = 'pending', started_at = NULL, attempt = :attempt, runner = NULL,
+    aging_since = coalesce(:aging_since, aging_since) WHERE job = :job
 
 -- name: end_host
 UPDATE host_state SET status = :status, completed_at = :now, reason = :reason WHERE job = :job
 
 -- name: set_host_approval
-UPDATE host_state SET approval = :approval WHERE job = :job
-
--- name: set_host_consumed
-UPDATE host_state SET consumed = :consumed WHERE job = (SELECT job FROM host_task WHERE id = :id)
+UPDATE host_state SET approval = :approval, aging_since = :aging_since WHERE job = :job
 
 -- name: insert_host_result
-INSERT INTO host_result (task, body, digest, created_at) VALUES (:task, :body, :digest, :created_at)
-ON CONFLICT (task) DO NOTHING
+INSERT INTO host_result (task, digest, exit_code, created_at, body)
+VALUES (:task, :digest, :exit_code, :created_at, :body) ON CONFLICT (task) DO NOTHING
 
 -- name: find_host_result
-SELECT task, body, digest, created_at, consumed_at FROM host_result WHERE task = :task
+SELECT r.task, r.body, r.created_at, f.consumed_at, r.exit_code
+FROM host_result r LEFT JOIN host_fetched f ON f.task = r.task WHERE r.task = :task
+
+-- name: digest_of_host_result
+SELECT digest FROM host_result WHERE task = :task
 
 -- name: consume_host_result
-UPDATE host_result SET consumed_at = :now WHERE task = :task AND consumed_at IS NULL
+INSERT INTO host_fetched (task, consumed_at) VALUES (:task, :now) ON CONFLICT (task) DO NOTHING
 
 -- name: unconsume_host_result
-UPDATE host_result SET consumed_at = NULL WHERE task = :task AND consumed_at IS NOT NULL
+DELETE FROM host_fetched WHERE task = :task
 
 -- name: host_page
-SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, t.priority, t.not_before, t.on_loss,
-    t.callback_channel, t.callback_url, t.asked, t.callback_token, t.timeout_ms, t.deliver_to,
-    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.consumed, s.server_delivers
-FROM host_task t JOIN host_state s ON s.job = t.job
-WHERE (:before IS NULL OR t.job < :before) AND (:owner IS NULL OR t.owner = :owner)
-    AND (:status IS NULL OR s.status = :status) AND (:type IS NULL OR t.type = :type)
-    AND (:session_id = '' OR t.session_id = :session_id) AND (:runner = '' OR s.runner = :runner)
-ORDER BY t.job DESC LIMIT :limit
+SELECT * FROM host_whole h
+WHERE h.job < :before AND (:owner IS NULL OR h.owner = :owner) AND (:type IS NULL OR h.type = :type)
+    AND (:status IS NULL OR h.status = :status) AND (:session_id = '' OR h.session_id = :session_id)
+    AND (:runner = '' OR h.runner = :runner)
+ORDER BY h.job DESC LIMIT :limit
+
+-- name: host_page_of_session
+SELECT * FROM host_whole h
+WHERE h.session_id = :session_id AND h.job < :before AND (:owner IS NULL OR h.owner = :owner)
+    AND (:type IS NULL OR h.type = :type) AND (:status IS NULL OR h.status = :status)
+    AND (:runner = '' OR h.runner = :runner)
+ORDER BY h.job DESC LIMIT :limit
 
 -- name: host_task_by_id
-SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, t.priority, t.not_before, t.on_loss,
-    t.callback_channel, t.callback_url, t.asked, t.callback_token, t.timeout_ms, t.deliver_to,
-    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.consumed, s.server_delivers
-FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :id
+SELECT * FROM host_whole WHERE id = :id
 
 -- name: host_outlook
-SELECT (SELECT 1 FROM host_result WHERE task = :task AND consumed_at IS NULL), t.status, t.consumed
-FROM (SELECT 1) one LEFT JOIN
-    (SELECT s.status, s.consumed FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :task) t ON 1 = 1
+SELECT (SELECT 1 FROM host_result WHERE task = :task), (SELECT 1 FROM host_fetched WHERE task = :task),
+    (SELECT s.status FROM host_task t JOIN host_state s ON s.job = t.job WHERE t.id = :task)
 
 -- name: caps_ahead
 SELECT count(*) FROM (SELECT 1 FROM ready WHERE caps = :caps AND (ready_at, job) < (:ready_at, :job) LIMIT 1000) a
@@ -96,31 +98,17 @@ SELECT j.caps, j.ready_at, (SELECT 1 FROM ready r WHERE r.caps = j.caps AND r.re
 FROM job j WHERE j.id = :job
 
 -- name: oldest_waits
-SELECT q.caps, q.ready, (SELECT min(h.created_at) FROM ready r JOIN host_task h ON h.job = r.job WHERE r.caps = q.caps)
-FROM queue_count q WHERE q.ready > 0 AND q.caps LIKE 'host@%'
+SELECT q.caps, q.ready, (SELECT min(t.created_at) FROM
+    (SELECT r.job FROM ready r WHERE r.caps = q.caps ORDER BY r.ready_at, r.job LIMIT 100) r
+    JOIN host_task t ON t.job = r.job)
+FROM queue_count q WHERE q.ready > 0 AND q.caps >= 'host@' AND q.caps < 'hostA'
 
 -- name: old_host_results
-SELECT task, consumed_at IS NULL FROM host_result
-WHERE created_at <= :unconsumed_before OR (consumed_at IS NOT NULL AND consumed_at <= :consumed_before) LIMIT :limit
+SELECT r.task FROM host_result r WHERE r.created_at <= :before
+    AND NOT EXISTS (SELECT 1 FROM host_fetched f WHERE f.task = r.task) ORDER BY r.created_at LIMIT :limit
 
--- name: delete_host_result
-DELETE FROM host_result WHERE task = :task
-
--- name: old_pending_host
-SELECT job FROM host_state WHERE status = 'pending' AND job IN
-    (SELECT job FROM host_task WHERE created_at <= :before ORDER BY job LIMIT 2000) LIMIT :limit
-
--- name: delete_host_state
-DELETE FROM host_state WHERE job = :job
-
--- name: delete_host_task
-DELETE FROM host_task WHERE job = :job
-
--- name: delete_host_job
-DELETE FROM job WHERE id = :job
-
--- name: delete_host_attempts
-DELETE FROM attempt WHERE job = :job
+-- name: old_fetched_results
+SELECT task FROM host_fetched WHERE consumed_at <= :before ORDER BY consumed_at LIMIT :limit
 
 -- name: insert_host_event
 INSERT INTO host_event (id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode,
@@ -129,24 +117,47 @@ VALUES (:id, :type, :created_at, :task, :task_type, :task_status, :session_id, :
     :response_mode, :entrypoint, :details, :source)
 
 -- name: last_host_event
-SELECT max(seq) FROM host_event
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event ORDER BY seq DESC LIMIT 1
 
 -- name: undo_host_event
-DELETE FROM host_event WHERE seq = (SELECT max(seq) FROM host_event WHERE task = :task AND type = :type)
+DELETE FROM host_event WHERE seq = (SELECT seq FROM host_event
+    WHERE task = :task AND type = :type AND source = 'server' ORDER BY seq DESC LIMIT 1)
 
 -- name: host_events
 SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
     entrypoint, details, source
-FROM host_event WHERE (:task = '' OR task = :task) AND (:type = '' OR type = :type) ORDER BY seq DESC LIMIT :limit
+FROM host_event ORDER BY seq DESC LIMIT :limit
 
 -- name: host_events_since
 SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
     entrypoint, details, source
-FROM host_event WHERE seq > :since AND (:task = '' OR task = :task) AND (:type = '' OR type = :type)
-ORDER BY seq LIMIT :limit
+FROM host_event WHERE seq > :since ORDER BY seq LIMIT :limit
+
+-- name: host_events_of_type
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event WHERE type = :type ORDER BY seq DESC LIMIT :limit
+
+-- name: host_events_of_type_since
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event WHERE type = :type AND seq > :since ORDER BY seq LIMIT :limit
+
+-- name: host_events_of_task
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event WHERE task = :task AND (:type = '' OR type = :type) ORDER BY seq DESC LIMIT :limit
+
+-- name: host_events_of_task_since
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event WHERE task = :task AND (:type = '' OR type = :type) AND seq > :since ORDER BY seq LIMIT :limit
 
 -- name: host_event_stats
-SELECT count(*), min(created_at), max(created_at) FROM host_event
+SELECT count(*), (SELECT created_at FROM host_event ORDER BY seq LIMIT 1),
+    (SELECT created_at FROM host_event ORDER BY seq DESC LIMIT 1) FROM host_event
 
 -- name: host_events_by_type
 SELECT type, count(*) FROM host_event GROUP BY type ORDER BY count(*) DESC, type
@@ -155,7 +166,9 @@ SELECT type, count(*) FROM host_event GROUP BY type ORDER BY count(*) DESC, type
 SELECT coalesce(task_status, 'unknown'), count(*) FROM host_event GROUP BY 1 ORDER BY count(*) DESC, 1
 
 -- name: trim_old_host_events
-DELETE FROM host_event WHERE created_at < :cutoff
+DELETE FROM host_event WHERE seq < coalesce(
+    (SELECT seq FROM host_event WHERE created_at >= :cutoff ORDER BY seq LIMIT 1),
+    (SELECT max(seq) + 1 FROM host_event))
 
 -- name: trim_many_host_events
 DELETE FROM host_event WHERE seq <= (SELECT seq FROM host_event ORDER BY seq DESC LIMIT 1 OFFSET :keep)
@@ -180,7 +193,7 @@ SELECT cli_type, count(*) FROM agent_session GROUP BY cli_type ORDER BY count(*)
 -- name: old_agent_sessions
 SELECT a.session_id FROM agent_session a WHERE a.last_activity < :before AND NOT EXISTS
     (SELECT 1 FROM host_task t JOIN host_state s ON s.job = t.job
-     WHERE t.session_id = a.session_id AND s.status IN ('pending', 'running')) LIMIT :limit
+     WHERE t.session_id = a.session_id AND s.status IN ('pending', 'running')) ORDER BY a.last_activity LIMIT :limit
 
 -- name: delete_agent_session
 DELETE FROM agent_session WHERE session_id = :session_id
@@ -190,7 +203,7 @@ SELECT conversation FROM agent_binding WHERE cli_type = :cli_type AND id = :id
 
 -- name: agent_bindings_by_prefix
 SELECT DISTINCT conversation FROM agent_binding
-WHERE cli_type = :cli_type AND id >= :prefix AND id < :beyond LIMIT 2
+WHERE cli_type = :cli_type AND id >= :prefix AND id < :beyond AND length(id) >= :whole LIMIT 2
 
 -- name: provider_of_conversation
 SELECT id FROM agent_binding WHERE cli_type = :cli_type AND conversation = :conversation AND provider = 1
@@ -206,8 +219,10 @@ ON CONFLICT (cli_type, id) DO UPDATE SET conversation = excluded.conversation, t
 UPDATE agent_binding SET conversation = :to WHERE cli_type = :cli_type AND conversation = :of
 
 -- name: delete_old_agent_bindings
-DELETE FROM agent_binding WHERE touched_at < :before AND NOT EXISTS
-    (SELECT 1 FROM host_head h WHERE h.session_key = agent_binding.cli_type || ':' || agent_binding.conversation)
+DELETE FROM agent_binding WHERE (cli_type, id) IN
+    (SELECT b.cli_type, b.id FROM agent_binding b WHERE b.touched_at < :before AND NOT EXISTS
+        (SELECT 1 FROM host_head h WHERE h.session_key = b.cli_type || '-cli:' || b.conversation)
+     ORDER BY b.touched_at LIMIT :limit)
 
 -- name: insert_host_parcel
 INSERT INTO host_parcel (id, task, kind, destination, body, token, next_at, created_at)
@@ -227,7 +242,7 @@ UPDATE host_parcel SET sent = :sent, attempts = :attempts, next_at = :next_at WH
 DELETE FROM host_parcel WHERE id = :id
 
 -- name: poller_leases
-SELECT l.job FROM lease l JOIN job j ON j.id = l.job WHERE j.kind = 'host' AND l.runner LIKE 'poll:%' ORDER BY l.fence
+SELECT job FROM lease WHERE runner LIKE 'poll:%' AND silence_ms >= :never ORDER BY fence
 
 -- name: make_lease_patient
 UPDATE lease SET silence_ms = :silence WHERE job = :job
@@ -235,3 +250,9 @@ UPDATE lease SET silence_ms = :silence WHERE job = :job
 -- name: insert_direct_lease
 INSERT INTO lease (job, fence, nonce, runner, attempt, offered_at, offer_until, confirmed_at, deadline_at, silence_ms)
 VALUES (:job, :fence, :nonce, :runner, :attempt, :now, :now, :now, :deadline_at, :silence_ms)
+
+-- name: set_job_spec
+UPDATE job SET spec = :spec WHERE id = :job
+
+-- name: delete_idle_host_counts
+DELETE FROM queue_count WHERE caps >= 'host@' AND caps < 'hostA' AND ready = 0 AND offered = 0 AND leased = 0

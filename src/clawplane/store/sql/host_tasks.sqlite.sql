@@ -1,10 +1,42 @@
--- Statements over a set of jobs. PostgreSQL writes them with unnest(:jobs::bigint[]).
+-- Statements over a set of jobs or of tasks, which PostgreSQL writes with unnest(:jobs::bigint[]); and one that must not
+-- be planned by the state, of which nearly all rows are of one.
 
 -- name: host_tasks_of_jobs
-SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, t.priority, t.not_before, t.on_loss,
-    t.callback_channel, t.callback_url, t.asked, t.callback_token, t.timeout_ms, t.deliver_to,
-    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.consumed, s.server_delivers
-FROM json_each(:jobs) wanted JOIN host_task t ON t.job = wanted.value JOIN host_state s ON s.job = t.job
+SELECT h.* FROM json_each(:jobs) wanted JOIN host_whole h ON h.job = wanted.value
 
--- name: vacuum_database
-PRAGMA incremental_vacuum
+-- name: host_tasks_of_ids
+SELECT h.* FROM json_each(:tasks) wanted JOIN host_whole h ON h.id = wanted.value
+
+-- name: delete_behind_jobs
+DELETE FROM host_behind WHERE (session_key, job) IN
+    (SELECT t.session_key, t.job FROM json_each(:jobs) wanted JOIN host_task t ON t.job = wanted.value)
+
+-- name: delete_host_states
+DELETE FROM host_state WHERE job IN (SELECT value FROM json_each(:jobs))
+
+-- name: delete_host_tasks
+DELETE FROM host_task WHERE job IN (SELECT value FROM json_each(:jobs))
+
+-- name: delete_host_jobs
+DELETE FROM job WHERE id IN (SELECT value FROM json_each(:jobs))
+
+-- name: delete_host_attempts
+DELETE FROM attempt WHERE job IN (SELECT value FROM json_each(:jobs))
+
+-- name: delete_host_results
+DELETE FROM host_result WHERE task IN (SELECT value FROM json_each(:tasks))
+
+-- name: delete_host_fetched
+DELETE FROM host_fetched WHERE task IN (SELECT value FROM json_each(:tasks))
+
+-- name: delete_host_chunks
+DELETE FROM log_chunk WHERE stream IN
+    (SELECT l.id FROM json_each(:tasks) wanted JOIN log_stream l ON l.subject = wanted.value)
+
+-- name: delete_host_logs
+DELETE FROM log_stream WHERE subject IN (SELECT value FROM json_each(:tasks))
+
+-- name: old_pending_host
+SELECT s.job FROM host_state s INDEXED BY host_state_aging
+WHERE s.status = 'pending' AND s.aging_since IS NOT NULL AND s.aging_since <= :before
+    AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.job = s.job) ORDER BY s.aging_since LIMIT :limit

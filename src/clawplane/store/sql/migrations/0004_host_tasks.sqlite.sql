@@ -1,4 +1,5 @@
--- Host tasks: what was asked is wide and immutable (host_task), how it stands is narrow (host_state).
+-- Host tasks: what was asked is wide and immutable (host_task), how it stands is narrow (host_state). Likewise a result
+-- is written once (host_result), and that it was fetched is a row of its own (host_fetched).
 
 CREATE TABLE host_task (
     job INTEGER PRIMARY KEY,
@@ -16,7 +17,7 @@ CREATE TABLE host_task (
     callback_token BLOB,  -- sealed
     callback_url TEXT NOT NULL,
     deliver_to TEXT,  -- the channel that the control plane tells the end to; '' when there is none
-    asked BLOB NOT NULL,  -- msgpack: work, target, cwd, env, labels
+    asked BLOB NOT NULL,  -- work, target, cwd, env, labels; see host_blobs.py
     idempotency TEXT,
     request_digest TEXT
 );
@@ -33,9 +34,10 @@ CREATE TABLE host_state (
     runner TEXT,
     server_delivers INTEGER NOT NULL DEFAULT 1,
     reason TEXT NOT NULL DEFAULT '',
-    consumed INTEGER NOT NULL DEFAULT 0  -- 1 once its result was fetched: the Task API knows it no more
+    aging_since INTEGER  -- from when its time to wait counts; NULL while it waits for a person's yes
 );
 CREATE INDEX host_state_status ON host_state (status, job);
+CREATE INDEX host_state_aging ON host_state (aging_since) WHERE status = 'pending' AND aging_since IS NOT NULL;
 
 -- The oldest unfinished task of each conversation, and those behind it.
 CREATE TABLE host_head (session_key TEXT PRIMARY KEY, job INTEGER NOT NULL) WITHOUT ROWID;
@@ -47,13 +49,24 @@ CREATE TABLE host_behind (
 ) WITHOUT ROWID;
 
 CREATE TABLE host_result (
-    task TEXT PRIMARY KEY,
-    body BLOB NOT NULL,
+    task TEXT NOT NULL UNIQUE,
     digest BLOB NOT NULL,  -- of the report, to tell a repeat from a conflict
+    exit_code TEXT NOT NULL,  -- JSON
     created_at INTEGER NOT NULL,
-    consumed_at INTEGER
-) WITHOUT ROWID;
+    body BLOB NOT NULL
+);
 CREATE INDEX host_result_created ON host_result (created_at);
+
+-- Results that were fetched: the Task API knows them and their tasks no more.
+CREATE TABLE host_fetched (task TEXT PRIMARY KEY, consumed_at INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX host_fetched_at ON host_fetched (consumed_at);
+
+CREATE VIEW host_whole AS
+SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, t.priority, t.not_before, t.on_loss,
+    t.callback_channel, t.callback_url, t.asked, t.callback_token, t.timeout_ms, t.deliver_to,
+    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.server_delivers,
+    EXISTS (SELECT 1 FROM host_fetched f WHERE f.task = t.id) AS consumed
+FROM host_task t JOIN host_state s ON s.job = t.job;
 
 CREATE TABLE host_count (what TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 
@@ -96,6 +109,7 @@ CREATE TABLE agent_binding (
     PRIMARY KEY (cli_type, id)
 ) WITHOUT ROWID;
 CREATE INDEX agent_binding_conversation ON agent_binding (cli_type, conversation);
+CREATE INDEX agent_binding_touched ON agent_binding (touched_at);
 
 CREATE TABLE host_parcel (
     id TEXT PRIMARY KEY,
@@ -114,3 +128,9 @@ CREATE INDEX host_parcel_next ON host_parcel (next_at);
 -- How long a lease outlives its runner's last word; NULL is the store's rule for everybody.
 ALTER TABLE job ADD COLUMN silence_ms INTEGER;
 ALTER TABLE lease ADD COLUMN silence_ms INTEGER;
+
+-- Which capabilities have something waiting: those of host tasks are as many as there are targets.
+CREATE INDEX queue_count_waiting ON queue_count (caps) WHERE ready > 0;
+
+-- A delayed job is asked for by its id when it is cancelled, reported or explained.
+CREATE INDEX timer_job ON timer (job);
