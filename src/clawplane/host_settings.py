@@ -22,6 +22,8 @@ CHAT_API: Final = "https://discord.com/api/v10"
 _INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
 _ON: Final = frozenset({"1", "true", "yes", "on"})
 _LONGEST_LIST: Final = 2
+_PORT: Final = 3456
+_LAST_PORT: Final = 65_535
 
 
 class HostTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,15 @@ def host_bounds(environment: Mapping[str, str]) -> HostBounds:
         claude_projects=environment.get("CLAUDE_PROJECTS_DIR", ""),
         codex_sessions=environment.get("CODEX_SESSIONS_DIR", ""),
     )
+
+
+def task_api_port(environment: Mapping[str, str]) -> int:
+    """Return the port of a Task API: WORKER_PORT, else PORT, else 3456; what names none is passed over."""
+    for name in ("WORKER_PORT", "PORT"):
+        match = _INTEGER.match(environment.get(name, ""))
+        if match is not None and 0 < int(match[1]) <= _LAST_PORT:
+            return int(match[1])
+    return _PORT
 
 
 def _tokens(environment: Mapping[str, str]) -> HostTokens:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from clawplane.domain.errors import InvalidArgument
-from clawplane.host_settings import HostBounds, host_bounds
+from clawplane.host_settings import HostBounds, host_bounds, task_api_port
 from clawplane.logs import LEVELS
 from clawplane.session_settings import SessionBounds, SessionChoices, session_bounds, session_choices
 from clawplane.variables import entries, whole_number
@@ -231,11 +231,13 @@ def serve_settings(
     key = env.get("CLAWPLANE_API_KEY")
     public = env.get("CLAWPLANE_PUBLIC_URL")
     database = _task_database(data, env)
+    # PORT means many things; it is heeded where the Task API's own token says that this is one
+    default_port = task_api_port(env) if env.get("WORKER_TOKEN") else DEFAULT_PORT
     return ServeSettings(
         data=data_directory(data, env) if database is None else database.with_name(f"{database.name}.d"),
         database=database,
         bind=bind or env.get("CLAWPLANE_BIND") or "127.0.0.1",
-        port=whole_number(env, "CLAWPLANE_PORT", DEFAULT_PORT, low=1, high=65_535)
+        port=whole_number(env, "CLAWPLANE_PORT", default_port, low=1, high=65_535)
         if port is None
         else _within("--port", port, 1, 65_535),
         public_url=checked_url("CLAWPLANE_PUBLIC_URL", public) if public else None,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Mapping
 from typing import Annotated, Final
 
 from cyclopts import Parameter
@@ -15,9 +13,8 @@ from clawplane.cli.daemons import Bind, Data, HostPolicy, Log, labels_of, refuse
 from clawplane.cli.output import FAILED
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.worker_tokens import checked_token
-from clawplane.settings import DEFAULT_PORT, data_directory, log_level_of, serve_settings
+from clawplane.settings import data_directory, log_level_of, serve_settings
 
-_PORT: Final = re.compile(r"\s*([0-9]{1,5})")
 _EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - the contract's own default
 
 _log = logging.getLogger(__name__)
@@ -44,21 +41,12 @@ def task_api(
         settings = serve_settings(
             data=data,
             bind=bind or os.environ.get("CLAWPLANE_BIND") or _EVERYWHERE,
-            port=port_of(os.environ) if port is None else port,
+            port=port,
             log_level=log,
         )
     except ClawplaneError as error:
         refuse(error, code=FAILED)
     run_server(settings, None)
-
-
-def port_of(environ: Mapping[str, str]) -> int:
-    """Return the port of a Task API: the first of its variables that names one, else the default."""
-    for name in ("CLAWPLANE_PORT", "WORKER_PORT", "PORT"):
-        match = _PORT.match(environ.get(name, ""))
-        if match is not None and 0 < int(match[1]) < 65_536:
-            return int(match[1])
-    return DEFAULT_PORT
 
 
 def worker(

@@ -23,17 +23,27 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from receiver import Say, in_turn, receiver
 
-from clawplane.cli.task_api import port_of
 from clawplane.settings import serve_settings
 
 TOKEN = secrets.token_hex(16)
 
 
-def test_the_port_is_that_of_the_first_variable_that_names_one() -> None:
-    assert port_of({"WORKER_PORT": "4000", "PORT": "5000"}) == 4000
-    assert port_of({"PORT": "5000"}) == 5000
-    assert port_of({"WORKER_PORT": "none", "PORT": "5000"}) == 5000
-    assert port_of({"WORKER_PORT": "0"}) == port_of({}) == 3456
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [
+        ({"WORKER_PORT": "4000", "PORT": "5000"}, 4000),
+        ({"PORT": "5000"}, 5000),
+        ({"WORKER_PORT": "none", "PORT": "5000"}, 5000),
+        ({"WORKER_PORT": "0"}, 3456),
+        ({"WORKER_PORT": "4000", "CLAWPLANE_PORT": "6000"}, 6000),
+        ({"WORKER_TOKEN": "", "PORT": "5000"}, 3456),
+    ],
+)
+def test_the_port_is_that_of_the_first_variable_that_names_one(
+    tmp_path: Path, variables: dict[str, str], port: int
+) -> None:
+    environment = {"HOME": str(tmp_path), "WORKER_TOKEN": TOKEN, **variables}
+    assert serve_settings(environment=environment).port == port
 
 
 def test_the_task_database_names_the_file_unless_a_data_directory_is_named(tmp_path: Path) -> None:
@@ -110,6 +120,28 @@ def test_a_command_goes_from_a_client_over_the_server_to_the_runner_and_back(
     assert (result["stdout"], result["exitCode"]) == ("done\n", 3)
     assert [each["kind"] for each in runners] == ["poll"]
     assert stat.S_IMODE((tmp_path / "db" / "tasks.db").stat().st_mode) == 0o600
+
+
+def test_a_server_killed_and_started_under_a_running_task_does_not_let_it_run_twice(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    url, begun, go, ran = environ["WORKER_URL"], tmp_path / "begun", tmp_path / "go", tmp_path / "ran"
+    os.mkfifo(begun)
+    os.mkfifo(go)
+    with _process("worker", environ, until="polls"):
+        with _process("task-api", environ, until="listens on") as first:
+            command = f"echo x >> {ran}; echo > {begun}; cat {go}"
+            task = _ask(url, "/tasks", {"command": command, "timeout": 100_000})["taskId"]
+            begun.read_text()
+            first.kill()
+        with _process("task-api", environ, until="listens on"):
+            assert _ask(url, f"/tasks/{task}")["status"] == "running"
+            go.write_text("survived")
+            result = _ask(url, f"/tasks/{task}?wait=60000")
+            types = [each["type"] for each in _ask(url, f"/events?taskId={task}")["events"]]
+    assert result["stdout"] == "survived"
+    assert ran.read_text() == "x\n"
+    assert sorted(types) == ["task.completed", "task.created", "task.reconciled", "task.started"]
 
 
 @pytest.mark.parametrize(("direct", "sender"), [("on", "runner"), ("off", "server")])
