@@ -114,26 +114,8 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         environments = Environments(store.workers, store.blobs, store.wakeups, clock)
         leases = Leases(store.queue, store.runs, environments, store.host_tasks, wakeups=store.wakeups, clock=clock)
         sessions = _sessions(settings, store, leases, clock, ids)
-        packages = Packages(
-            workers=store.workers,
-            blobs=store.blobs,
-            wakeups=store.wakeups,
-            clock=clock,
-            ids=ids,
-            limits=PackageLimits(
-                archive=ArchiveLimits(compressed=settings.max_package, expanded=settings.max_expanded)
-            ),
-        )
-        runs = RunStarts(
-            workers=store.workers,
-            runs=store.runs,
-            queue=store.queue,
-            leases=leases,
-            wakeups=store.wakeups,
-            clock=clock,
-            ids=ids,
-            limits=RunLimits(max_running=settings.max_running_runs, max_subtasks=settings.max_subtasks),
-        )
+        packages = _packages(settings, store, clock, ids)
+        runs = _runs(settings, store, leases, clock, ids)
         links = Links(store.keys, clock, lifetime_seconds=settings.link_lifetime)
         await links.prepare()
         sandbox_tokens = SandboxTokens(store.keys, clock)
@@ -177,6 +159,31 @@ async def control_plane(settings: ServeSettings) -> AsyncIterator[ControlPlane]:
         await sessions.start()
         stack.push_async_callback(sessions.close)
         yield ControlPlane(app, access, leases, host.work, generated)
+
+
+def _packages(settings: ServeSettings, store: Store, clock: Clock, ids: JobIds) -> Packages:
+    archive = ArchiveLimits(compressed=settings.max_package, expanded=settings.max_expanded)
+    return Packages(
+        workers=store.workers,
+        blobs=store.blobs,
+        wakeups=store.wakeups,
+        clock=clock,
+        ids=ids,
+        limits=PackageLimits(archive=archive),
+    )
+
+
+def _runs(settings: ServeSettings, store: Store, leases: Leases, clock: Clock, ids: JobIds) -> RunStarts:
+    return RunStarts(
+        workers=store.workers,
+        runs=store.runs,
+        queue=store.queue,
+        leases=leases,
+        wakeups=store.wakeups,
+        clock=clock,
+        ids=ids,
+        limits=RunLimits(max_running=settings.max_running_runs, max_subtasks=settings.max_subtasks),
+    )
 
 
 def _sessions(settings: ServeSettings, store: Store, leases: Leases, clock: Clock, ids: JobIds) -> Sessions:
