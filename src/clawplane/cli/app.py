@@ -18,7 +18,8 @@ ENVIRONMENT = (
 )
 EXIT_CODES = (
     "Exit codes: 0 done; 1 refused, or the run or build failed; 2 wrong command line; 70 a defect of clawplane; "
-    "78 a daemon that cannot start like this; 130 Ctrl-C; 141 the reader of the output went away; 143 SIGTERM."
+    "78 a daemon that cannot start like this; 130 Ctrl-C; 141 the reader of the output went away; 143 SIGTERM. "
+    "`task run` and `task result` end with the exit code of the task, 124 when it ran out of time, 125 without one."
 )
 
 
@@ -34,6 +35,9 @@ COMMANDS = {
     "init": ("init", "init"),
     "workers": ("workers", "app"),
     "runs": ("runs", "app"),
+    "task": ("task", "app"),
+    "events": ("events", "app"),
+    "runners": ("runners", "runners"),
     "keys": ("keys", "app"),
     "exec": ("exec", "app"),
     "session": ("sessions", "app"),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from clawplane.client.host_tasks import HostTasksClient
 from clawplane.client.http import Http
 from clawplane.client.keys import KeysClient
 from clawplane.client.runs import RunsClient
@@ -25,6 +26,7 @@ class Api:
         self.runs = RunsClient(http)
         self.keys = KeysClient(http)
         self.sessions = SessionsClient(http)
+        self.host = HostTasksClient(http)
 
 
 class Address(NamedTuple):

@@ -20,6 +20,10 @@ FAILED = 1
 """The request was refused, or the run or build it watched failed."""
 USAGE = 2
 """The command line itself is wrong."""
+TIMED_OUT = 124
+"""`task run` and `task result`: the task ran out of time (otherwise they end with the exit code of the task)."""
+NO_CODE = 125
+"""`task run` and `task result`: the task was cancelled, refused, lost, or could not be started."""
 DEFECT = 70
 """A defect of clawplane (EX_SOFTWARE)."""
 REFUSED = 78

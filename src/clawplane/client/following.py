@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from msgspec import Struct
 
@@ -20,12 +20,13 @@ from clawplane.domain.errors import Unavailable
 
 
 class LogEntry(TypedDict):
-    """One entry; `type` 1 debug to 4 error, `timestamp` in milliseconds."""
+    """One entry; `type` 1 debug to 4 error, `timestamp` in milliseconds, `source` who said it, such as stderr."""
 
     seq: int
     type: int
     content: str
     timestamp: int
+    source: NotRequired[str]
 
 
 class Patience(Struct, frozen=True, kw_only=True):
