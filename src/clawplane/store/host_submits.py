@@ -200,7 +200,7 @@ async def _tell_provider(tx: Transaction, task: HostTask) -> None:
     cli, _, conversation = (task.session_key or "").partition("-cli:")
     provider = await provider_of(tx, cli, conversation)
     if provider is not None:
-        await tx.execute("set_job_spec", {"spec": pack_spec(_spec(task, provider)), "id": task.job})
+        await tx.execute("set_host_spec", {"spec": pack_spec(_spec(task, provider)), "job": task.job})
 
 
 async def is_head(tx: Transaction, task: HostTask) -> bool:

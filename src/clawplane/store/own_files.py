@@ -29,11 +29,13 @@ def open_own(path: Path, *, create: bool) -> int:
             raise StoreError(
                 f"{path} is a symbolic link.", hint="Remove it, or name the file that it leads to."
             ) from None
+        if error.errno == errno.EISDIR:
+            raise _no_file(path) from None
         raise
     try:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode):
-            raise StoreError(f"{path} is no plain file.", hint="Remove it, or use another data directory.")
+            raise _no_file(path)
         if found.st_uid not in (os.geteuid(), 0):
             raise StoreError(
                 f"{path} belongs to another user.", hint="Remove it, or give it to the server's user: chown."
@@ -44,3 +46,7 @@ def open_own(path: Path, *, create: bool) -> int:
         os.close(file)
         raise
     return file
+
+
+def _no_file(path: Path) -> StoreError:
+    return StoreError(f"{path} is no plain file.", hint="Remove it, or use another data directory.")

@@ -78,11 +78,13 @@ def _read(path: Path) -> bytes:
         raise StoreError(
             f"{path} cannot be read: {error.strerror}.", hint="It must be a plain file, no link."
         ) from None
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise StoreError(f"{path} is no plain file.", hint="Remove it; a new key is made at the next start.")
-        key = file.read(_KEY_BYTES + 1)
+        key = os.read(descriptor, _KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if found.st_mode & 0o077 or found.st_uid not in (os.geteuid(), 0):
         raise StoreError(f"{path} can be read by others.", hint=f"Let only its owner read it: chmod 600 {path}")
     if len(key) != _KEY_BYTES:

@@ -251,7 +251,7 @@ UPDATE lease SET silence_ms = :silence WHERE job = :job
 INSERT INTO lease (job, fence, nonce, runner, attempt, offered_at, offer_until, confirmed_at, deadline_at, silence_ms)
 VALUES (:job, :fence, :nonce, :runner, :attempt, :now, :now, :now, :deadline_at, :silence_ms)
 
--- name: set_job_spec
+-- name: set_host_spec
 UPDATE job SET spec = :spec WHERE id = :job
 
 -- name: delete_idle_host_counts
