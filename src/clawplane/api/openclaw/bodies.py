@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from starlette.types import Receive
 
-from clawplane.api.openclaw.values import whole
 from clawplane.domain.errors import ClawplaneError, InvalidArgument, TooLarge
 from clawplane.domain.json_text import exceeds_depth
 
@@ -30,7 +29,6 @@ _LINGER_BYTES: Final = 8 << 20
 _LINGER_SECONDS: Final = 2.0
 _WRAPPINGS: Final = {b"gzip": 31, b"deflate": 15}
 _CHARSET: Final = re.compile(rb';\s*charset\s*=\s*(?:"([^"]*)"|([^\s;]*))', re.IGNORECASE)
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 _EXACT: Final = 1 << 53
 _JSON_SPACE: Final = " \t\r\n"
 
@@ -94,12 +92,7 @@ def parsed(data: bytes, charset: str = "utf-8") -> dict[str, Any]:
         value = json.loads(text, parse_constant=_refuse, parse_float=_number)
     except (ValueError, RecursionError):
         raise BadJson from None
-    if not isinstance(value, dict):
-        return {}
-    if _SURROGATE.search(text) is not None:
-        mended: dict[str, Any] = whole(value)
-        return mended
-    return value
+    return value if isinstance(value, dict) else {}
 
 
 def _charset(kind: bytes) -> str:

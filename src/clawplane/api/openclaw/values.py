@@ -101,14 +101,3 @@ def told_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, separators=(",", ":")) if truthy(value) else ""
-
-
-def whole(value: Any) -> Any:
-    """Return a value whose texts hold no lone surrogates: what UTF-8 cannot say becomes U+FFFD, as everywhere."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [whole(each) for each in value]
-    if isinstance(value, dict):
-        return {whole(key): whole(each) for key, each in value.items()}
-    return value

@@ -152,5 +152,5 @@ async def test_a_client_that_hangs_up_in_the_middle_has_said_nothing() -> None:
         await read_json({b"content-type": b"application/json"}, Client(b'{"a"', hangs_up=True))
 
 
-def test_emoji_in_escapes_stay_and_lone_surrogates_do_not_break_anything() -> None:
-    assert parsed(rb'{"a":"\ud83d\ude00","b":"\ud83d"}') == {"a": "\U0001f600", "b": "\ufffd"}
+def test_emoji_in_escapes_are_joined_and_lone_surrogates_stay() -> None:
+    assert parsed(rb'{"a":"\ud83d\ude00","b":"\ud83d"}') == {"a": "\U0001f600", "b": "\ud83d"}

@@ -194,15 +194,25 @@ async def test_bad_additive_fields_are_named(plane: TaskPlane, field: str, value
     assert (await plane.client().post("/tasks", {"command": "x", field: None})).status == 200
 
 
-async def test_lone_surrogates_break_nothing(plane: TaskPlane) -> None:
+async def test_lone_surrogates_come_back_as_they_were_sent(plane: TaskPlane) -> None:
     client = plane.client()
     odd = r"\ud83d"
     body = f'{{"prompt":"a{odd}","sessionId":"s{odd}","callbackChannel":"c{odd}","origin":"o{odd}"}}'.encode()
     task = (await client.post("/claude", raw=body)).json["taskId"]
-    assert (await client.get("/worker/poll")).json["id"] == task
+    given = (await client.get("/worker/poll")).json
+    assert (given["id"], given["prompt"]) == (task, "a\ud83d")
     report = f'{{"taskId":"{task}","stdout":"out{odd}","exitCode":0,"metadata":{{"sessionId":"p{odd}"}}}}'.encode()
     assert (await client.post("/worker/result", raw=report)).json == {"success": True}
-    event = f'{{"taskId":"x","type":"t{odd}","details":{{"a{odd}":"{odd}"}}}}'.encode()
-    assert (await client.post("/worker/event", raw=event)).status == 200
-    assert (await client.get(f"/tasks/{task}")).json["stdout"].startswith("out")
+    event = (
+        f'{{"taskId":"x{odd}","type":"t{odd}","details":{{"a{odd}":"{odd}"}},"metadata":{{"origin":"{odd}",'
+        f'"sessionId":"{odd}"}}}}'
+    ).encode()
+    assert (await client.post("/worker/event", raw=event)).json["event"]["details"] == {"a\ud83d": "\ud83d"}
+    assert (await client.post("/worker/result", raw=f'{{"taskId":"late{odd}","exitCode":0}}'.encode())).status == 200
+    assert (await client.get(f"/tasks/{task}")).json["stdout"] == "out\ud83d"
     assert json.loads((await client.get("/events")).raw)
+    beat = f'{{"runnerId":"mac","name":"m","tasks":[{{"taskId":"{odd}","claim":1}}]}}'.encode()
+    assert (await client.post("/worker/heartbeat", raw=beat)).status == 200
+    write = f'{{"path":"/tmp/{odd}","content":{{"{odd}":["{odd}"]}}}}'.encode()
+    await client.post("/files/write", raw=write)
+    assert (await client.get("/worker/poll")).json["content"] == {"\ud83d": ["\ud83d"]}

@@ -14,7 +14,6 @@ from clawplane.api.openclaw.values import (
     told_text,
     trim,
     truthy,
-    whole,
 )
 
 SPACES = "\t\n\v\f\r \u00a0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
@@ -167,8 +166,3 @@ def test_switches_are_on_for_the_words_that_say_so(value: Any, on: bool) -> None
 )
 def test_reported_streams_become_text(value: Any, text: str) -> None:
     assert told_text(value) == text
-
-
-def test_lone_surrogates_become_what_utf8_says_for_them() -> None:
-    mended = whole({"a\ud83d": ["\ud83d\ude00", "x\udc00y", 5, None]})
-    assert mended == {"a\ufffd": ["\U0001f600", "x\ufffdy", 5, None]}
