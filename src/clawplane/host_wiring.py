@@ -22,6 +22,7 @@ from clawplane.flows.access import Access
 from clawplane.flows.callbacks import Callbacks
 from clawplane.flows.host_tasks import HostRules, HostWork
 from clawplane.flows.host_upkeep import HostUpkeep
+from clawplane.flows.host_words import Listener
 from clawplane.flows.leases import Leases
 from clawplane.flows.pollers import Pollers
 from clawplane.host_settings import CallbackChoices, HostBounds, HostTokens
@@ -79,6 +80,8 @@ async def host_plane(
         clock=clock,
     )
     upkeep = HostUpkeep(store.host_tasks, store.task_events, store.wakeups, clock, bounds.retention)
+    listener = Listener(store.host_tasks, store.agent_sessions, store.task_events, store.wakeups, clock)
+    leases.listen(listener)
     await pollers.start()
     await callbacks.start()
     await upkeep.start()
@@ -86,6 +89,7 @@ async def host_plane(
         yield HostPlane(work, callbacks, _options(bounds, settings.database or settings.data / DATABASE))
     finally:
         await work.leave()
+        await listener.close()
         await upkeep.close()
         await callbacks.close()
         await courier.close()

@@ -148,6 +148,13 @@ class HostTasks(Protocol):
         """
         ...
 
+    async def late(self, job: JobId, result: bytes, *, now: int) -> Reported | None:
+        """Let the end (msgpack of a TaskReport) of a linked runner count whose lease is gone; see `report`.
+
+        None when the job is no host task, or the result is none.
+        """
+        ...
+
     async def take_result(self, task: TaskId, *, now: int) -> StoredResult | None:
         """Consume a result with `task.reconciled`; None when there is none, or another took it."""
         ...

@@ -45,6 +45,7 @@ from clawplane.domain.sessions import LiveState
 from clawplane.flows import channels, closing, runner_links, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry
+from clawplane.flows.host_words import HostWords, NobodyListens
 from clawplane.flows.offered_jobs import OfferedJob, OfferedJobs
 from clawplane.flows.offering import Offering
 from clawplane.flows.runner_links import Reached, RunnerLink, record_of, why_not_ready
@@ -75,6 +76,7 @@ class Leases:
         self._links: dict[RunnerId, RunnerLink] = {}
         self._jobs = OfferedJobs()
         self._watch: SessionWatch = NobodyWatches()
+        self._words: HostWords = NobodyListens()
         self._expiry = Expiry(queue, clock, self._expired)
         self._offering = Offering(
             queue,
@@ -123,6 +125,10 @@ class Leases:
     def not_later_than(self, at: int) -> None:
         """Look at what time has ended at `at` (milliseconds) at the latest: something was stored that ends then."""
         self._expiry.not_later_than(at)
+
+    def listen(self, words: HostWords) -> None:
+        """Let `words` hear what runners say of host tasks."""
+        self._words = words
 
     def watch(self, watch: SessionWatch) -> None:
         """Let `watch` hear what becomes of sessions' jobs."""
@@ -260,6 +266,8 @@ class Leases:
         result = await self._runs.append(batch)
         if not result.stale:
             self._wakeups.notify(channels.log(job.subject))
+            if job.kind is JobKind.HOST:
+                self._words.said(job.subject, batch.logs)
         return result
 
     async def end(self, runner: RunnerId, finish: Finish) -> FinishResult:
@@ -274,6 +282,8 @@ class Leases:
                 await self._watch.ending(job.subject)
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
+            if not result.repeated and finish.outcome.result:
+                await self._late(finish)
             return result
         self._jobs.forget(finish.claim.job)
         if result.run is not None:
@@ -286,6 +296,14 @@ class Leases:
         if job is not None and job.kind is JobKind.SUBTASK and result.run is None:
             await self._bound_traffic(RunSlug(job.subject), finish.outcome)
         return result
+
+    async def _late(self, finish: Finish) -> None:
+        """Hear the end of a host task whose lease is gone: what was done on somebody's machine was done."""
+        late = await self._host_tasks.late(finish.claim.job, finish.outcome.result, now=self._clock.now_ms())
+        if late is not None and late.task is not None:
+            self.cancel(late.leases, "The task was reported by the runner that had it before.")
+            for channel in (*channels.of_job(JobKind.HOST, late.task.id), channels.READY):
+                self._wakeups.notify(channel)
 
     async def _bound_traffic(self, slug: RunSlug, outcome: Outcome) -> None:
         """Stop the rest of a run that has used up its traffic."""

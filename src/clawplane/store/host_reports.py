@@ -26,6 +26,7 @@ from clawplane.store.host_rows import (
     TaskCounter,
     digest_of_report,
     task_of_id,
+    tasks_of_jobs,
 )
 from clawplane.store.host_submits import is_head, let_in
 from clawplane.store.host_trail import append_task_events
@@ -39,6 +40,14 @@ class NewReport(NamedTuple):
 
     task: TaskId
     report: TaskReport
+    now: int
+
+
+class LateEnd(NamedTuple):
+    """The end that a linked runner reports of a lease that it lost."""
+
+    job: JobId
+    result: bytes
     now: int
 
 
@@ -57,6 +66,9 @@ class Approved(NamedTuple):
     given: bool
     by: str
     now: int
+
+
+_decode_report = msgspec.msgpack.Decoder(TaskReport).decode
 
 
 async def report(tx: Transaction, items: Sequence[NewReport]) -> list[Reported]:
@@ -83,6 +95,19 @@ async def _report(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
     ledger.end(JobKind.HOST.value, Ending(job, outcome, aborted=False, at=now, report=told))
     await ledger.write(tx)
     return Reported(outcome="accepted", task=await _after(tx, task), leases=views)
+
+
+async def late(tx: Transaction, items: Sequence[LateEnd]) -> list[Reported | None]:
+    """End tasks by ends whose leases are gone."""
+    results: list[Reported | None] = []
+    for job, result, now in items:
+        stored = (await tasks_of_jobs(tx, [job])).get(job)
+        try:
+            told = _decode_report(result)
+        except msgspec.MsgspecError:
+            told = None
+        results.append(None if stored is None or told is None else await _report(tx, stored.task.id, told, now))
+    return results
 
 
 async def _orphan(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> Reported:

@@ -52,6 +52,10 @@ class SqlHostTasks:
         item = host_reports.NewReport(TaskId(plain(task)), report, now)
         return await self._database.write(host_reports.report, item, weight=weight)
 
+    async def late(self, job: JobId, result: bytes, *, now: int) -> Reported | None:
+        """Let the end of a linked runner count whose lease is gone."""
+        return await self._database.write(host_reports.late, host_reports.LateEnd(job, result, now), weight=len(result))
+
     async def take_result(self, task: TaskId, *, now: int) -> StoredResult | None:
         """Consume a result; None when there is none, or another took it."""
         return await self._database.write(host_fetches.take, host_fetches.Take(task, now))

@@ -1,0 +1,120 @@
+"""Hear what linked runners say of host tasks while they run, and act on what concerns more than the reader of a log.
+
+Two of an agent's words matter to others: the id under which its CLI keeps the conversation, which must be known even if
+the runner dies in the middle of the turn, and a tool use that waits for a person, which somebody has to be told of. A
+word is a line of JSON with the source `sdk`; whatever cannot be read is just a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from clawplane.domain.batches import LogLine
+from clawplane.domain.clock import Clock
+from clawplane.domain.errors import StoreError
+from clawplane.domain.host_ports import AgentSessions, HostTasks, TaskEvents
+from clawplane.domain.host_results import dispatch_of
+from clawplane.domain.host_tasks import HostTask, TaskEvent, TaskId
+from clawplane.domain.ports import Wakeups
+from clawplane.flows import channels
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_WORD = 16_384
+
+
+class HostWords(Protocol):
+    """Whoever wants to know."""
+
+    def said(self, task: str, lines: Sequence[LogLine]) -> None:
+        """A runner told these lines of a task that it holds; never waits."""
+        ...
+
+
+class NobodyListens:
+    """For an installation without host tasks."""
+
+    def said(self, task: str, lines: Sequence[LogLine]) -> None:
+        """Ignore it."""
+
+
+class Listener:
+    """Binds conversations, and records tool uses that wait for a person."""
+
+    def __init__(
+        self, tasks: HostTasks, conversations: AgentSessions, events: TaskEvents, wakeups: Wakeups, clock: Clock
+    ) -> None:
+        self._tasks = tasks
+        self._conversations = conversations
+        self._events = events
+        self._wakeups = wakeups
+        self._clock = clock
+        self._acting: set[asyncio.Task[None]] = set()
+
+    def said(self, task: str, lines: Sequence[LogLine]) -> None:
+        """Act on the words among the lines."""
+        for line in lines:
+            word = _word(line)
+            if word is not None:
+                acting = asyncio.create_task(self._act(TaskId(task), word))
+                self._acting.add(acting)
+                acting.add_done_callback(self._acting.discard)
+
+    async def close(self) -> None:
+        """Finish what has begun."""
+        await asyncio.gather(*self._acting, return_exceptions=True)
+
+    async def _act(self, task: TaskId, word: dict[str, Any]) -> None:
+        try:
+            found = await self._tasks.find(task)
+            if found is None:
+                return
+            if word["kind"] == "started":
+                await self._bind(found, word.get("session"))
+            else:
+                await self._record(found, word)
+        except StoreError as error:
+            _log.warning("what a runner said of task %s is not kept: %s", task, error.message)
+
+    async def _bind(self, task: HostTask, provider: object) -> None:
+        if isinstance(provider, str) and provider and task.session_id is not None:
+            cli = task.type.value.removesuffix("-cli")
+            await self._conversations.bind(cli, task.session_id, provider[:200], now=self._clock.now_ms())
+
+    async def _record(self, task: HostTask, word: dict[str, Any]) -> None:
+        dispatch = dispatch_of(task)
+        details = {name: str(word.get(name, ""))[:4000] for name in ("id", "tool", "detail", "cwd")}
+        await self._events.append(
+            TaskEvent(
+                seq=0,
+                id=str(uuid.uuid4()),
+                type="task.approval-needed",
+                created_at=self._clock.now_ms(),
+                task_id=task.id,
+                task_type=task.type.value,
+                task_status=task.status.value,
+                session_id=task.session_id,
+                origin=dispatch["origin"],
+                dispatch_mode=dispatch["dispatchMode"],
+                response_mode=dispatch["responseMode"],
+                entrypoint=dispatch["entrypoint"],
+                details=details,
+                source="runner",
+            )
+        )
+        self._wakeups.notify(channels.EVENTS)
+
+
+def _word(line: LogLine) -> dict[str, Any] | None:
+    if line.source != "sdk" or not 2 < len(line.content) <= _LONGEST_WORD:
+        return None
+    try:
+        word = json.loads(line.content)
+    except ValueError:
+        return None
+    return word if isinstance(word, dict) and word.get("kind") in ("started", "approval") else None

@@ -1,0 +1,94 @@
+"""What a runner says of a host task while it runs is acted on where it concerns others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clawplane.domain.batches import INFO, LogLine
+from clawplane.domain.clock import ManualClock
+from clawplane.domain.host_tasks import NewTask, Prompt, TaskId, TaskReport, TaskType
+from clawplane.domain.ids import JobId
+from clawplane.flows.host_words import Listener
+from clawplane.store import open_store
+
+T0 = 1_780_000_000_000
+
+
+@pytest.fixture
+async def here(tmp_path: Path):
+    store = await open_store(tmp_path)
+    yield store
+    await store.close()
+
+
+async def prompted(store: Any, session: str) -> None:
+    work = Prompt(cli="codex", prompt="hi", timeout=30_000, session_id=session)
+    task = NewTask(
+        id=TaskId("task-1"),
+        job=JobId(1),
+        owner="me",
+        type=TaskType.CODEX,
+        work=work,
+        created_at=T0,
+        timeout_ms=60_000,
+        session_id=session,
+    )
+    await store.host_tasks.submit(task, now=T0)
+
+
+def listener(store: Any) -> Listener:
+    clock = ManualClock(T0)
+    return Listener(store.host_tasks, store.agent_sessions, store.task_events, store.wakeups, clock)
+
+
+def words(*said: Any, source: Any = "sdk") -> list[LogLine]:
+    return [LogLine(INFO, word if isinstance(word, str) else json.dumps(word), T0, source) for word in said]
+
+
+async def test_the_clis_own_id_is_known_before_the_task_ends(here) -> None:
+    await prompted(here, "chat")
+    heard = listener(here)
+    heard.said("task-1", words({"kind": "started", "session": "provider-7"}))
+    await heard.close()
+    assert await here.agent_sessions.key_of("codex", "provider-7") == ("chat", "provider-7")
+
+
+async def test_a_tool_use_that_waits_for_a_person_is_recorded_as_a_runners_word(here) -> None:
+    await prompted(here, "chat")
+    heard = listener(here)
+    use = {"kind": "approval", "id": "a1", "tool": "Bash", "detail": "{}", "cwd": "/", "asked_at": 1}
+    heard.said("task-1", words(use))
+    await heard.close()
+    (event,) = await here.task_events.page(task="task-1", type_="task.approval-needed", limit=5, since=None)
+    assert (event.source, event.details["tool"], event.details["id"]) == ("runner", "Bash", "a1")
+
+
+@pytest.mark.parametrize(
+    "line", ["not json", "[]", '{"kind": "text"}', '{"kind": ["started"]}', '{"kind": "started", "session": 7}', "{}"]
+)
+async def test_whatever_else_a_guest_prints_there_is_just_a_line(here, line: str) -> None:
+    await prompted(here, "chat")
+    heard = listener(here)
+    heard.said("task-1", words(line))
+    heard.said("task-1", words({"kind": "started", "session": "forged"}, source="stdout"))
+    await heard.close()
+    assert await here.agent_sessions.key_of("codex", "forged") == ("forged", None)
+    assert [event.type for event in await here.task_events.page(task="task-1", type_="", limit=9, since=None)] == [
+        "task.created"
+    ]
+
+
+async def test_an_end_whose_lease_is_gone_counts_if_it_is_the_first(here) -> None:
+    await prompted(here, "chat")
+    done = msgspec.msgpack.encode(TaskReport(stdout="done", exit_code=0))
+    late = await here.host_tasks.late(JobId(1), done, now=T0 + 5)
+    assert (late.outcome, late.task.status) == ("accepted", "completed")
+    other = msgspec.msgpack.encode(TaskReport(stdout="other", exit_code=1))
+    assert (await here.host_tasks.late(JobId(1), other, now=T0 + 6)).outcome == "conflict"
+    assert await here.host_tasks.late(JobId(2), done, now=T0 + 7) is None
+    assert await here.host_tasks.late(JobId(1), b"rubbish", now=T0 + 8) is None
