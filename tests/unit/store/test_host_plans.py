@@ -13,7 +13,8 @@ from clawplane.store.queries import load_queries
 HOT = {
     "submit": [
         "host_task_of_key", "find_agent_binding", "agent_bindings_by_prefix", "upsert_agent_binding",
-        "insert_host_task", "insert_host_state", "insert_host_event", "touch_agent_session", "take_head", "insert_behind", "count_host",
+        "insert_host_task", "insert_host_state", "insert_host_event", "touch_agent_session", "take_head",
+        "insert_behind", "count_host",
         "insert_job", "insert_ready", "count_jobs", "insert_timer",
     ],
     "claim": [
@@ -21,18 +22,22 @@ HOT = {
         "leases_of_jobs", "start_host", "unstart_host", "undo_host_event",
     ],
     "report": [
-        "host_task_by_id", "host_tasks_of_ids", "waiting_jobs", "delayed_jobs", "delete_timer", "insert_attempt",
-        "delete_leases", "end_host", "insert_host_result", "digest_of_host_result", "release_head", "delete_behind",
+        "host_task_by_id", "host_tasks_of_ids", "waiting_jobs", "delayed_jobs", "delete_timer",
+        "insert_attempt",
+        "delete_leases", "end_host", "insert_host_result", "digest_of_host_result", "release_head",
+        "delete_behind",
         "next_behind", "insert_host_parcel", "set_host_spec", "move_agent_bindings",
     ],
     "fetch": ["host_outlook", "find_host_result", "consume_host_result", "unconsume_host_result"],
     "read": [
         "caps_ahead", "job_place", "head_of_key", "host_page", "host_page_of_session", "host_events_of_task",
-        "host_events_of_task_since", "host_events_of_type", "host_events_since", "due_host_parcels", "next_host_parcel",
+        "host_events_of_task_since", "host_events_of_type", "host_events_since", "due_host_parcels",
+        "next_host_parcel",
     ],
     "sweep": [
         "old_host_results", "old_fetched_results", "old_pending_host", "old_agent_sessions",
-        "delete_old_agent_bindings", "delete_host_states", "delete_host_tasks", "delete_host_jobs", "delete_host_attempts", "delete_host_results",
+        "delete_old_agent_bindings", "delete_host_states", "delete_host_tasks", "delete_host_jobs",
+        "delete_host_attempts", "delete_host_results",
         "delete_host_fetched", "delete_host_chunks", "delete_host_logs", "delete_behind_jobs",
     ],
 }  # fmt: skip
