@@ -154,3 +154,36 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def test_logs_hold_no_token_command_path_or_prompt(files: Path, tmp_path: Path) -> None:
+    """R34: on both sides, and with everything logged that can be."""
+    server, url = variables(files / ".env"), f"http://127.0.0.1:{free_port()}"
+    own = variables(files / ".runtime" / "runner.env") | {"WORKER_URL": url, "CODEX_PATH": "no-such-codex"}
+    serve = [str(CLAWPLANE), "task-api", "--data", str(tmp_path / "data"), "--port", url.rpartition(":")[2]]
+    said = {
+        "/tasks": {"command": "echo said-in-a-command"},
+        "/files/write": {"path": str(tmp_path / "said-in-a-path"), "content": "said-in-a-content"},
+        "/codex": {"prompt": "said-in-a-prompt", "callbackBotToken": "said-in-a-bot-token"},
+    }
+    with (
+        started(tmp_path, [*serve, "--log", "debug"], server),
+        httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {server['WORKER_TOKEN']}"}, trust_env=False
+        ) as bot,
+    ):
+        well(url)
+        with started(tmp_path, [str(CLAWPLANE), "worker", "--data", str(tmp_path / "runner"), "--log", "debug"], own):
+            for path, body in said.items():
+                if (
+                    path == "/codex"
+                ):  # where there is no Codex its runner takes none; the server has logged it all the same
+                    bot.post(path, json=body)
+                    continue
+                task = bot.post(path, json=body).json()["taskId"]
+                assert bot.get(f"/tasks/{task}", params={"wait": 30_000}, timeout=40).json()["exitCode"] == 0
+    log = (tmp_path / "log").read_text()
+    assert "/files/write" in log
+    assert "begins" in log
+    secrets = [value for name, value in (server | own).items() if "TOKEN" in name or "KEY" in name]
+    assert [text for text in ("said-in-a", *secrets) if text in log] == []

@@ -66,7 +66,7 @@ def test_a_network_that_is_cut_while_tasks_run_loses_no_result_and_runs_nothing_
     make_request_proxy: Callable[..., RequestProxy],
     tmp_path: Path,
 ) -> None:
-    """Both kinds of runner; what a cut beyond the silence does is shown with a clock in test_host_clock.py."""
+    """Both kinds of runner; what one beyond the silence does is shown with a clock in tests/conformance."""
     parts.serve()
     proxies: list[WatchedProxy | RequestProxy] = [make_proxy(), make_request_proxy()]
     runners = [host.runner(proxies[0].url), host.worker(proxies[1].url)]
