@@ -1,4 +1,4 @@
-"""Show the main job end to end: start clawplane, push a Worker, run it isolated, read its rows, export them.
+"""Show the main jobs end to end: a Worker, from upload to its exported rows; a code session; a host task.
 
 Everything lives in a temporary directory and is gone afterwards, but for the CSV file, which stays.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +19,11 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 CLAWPLANE = PROJECT / ".venv" / "bin" / "clawplane"
 WORKER = PROJECT / "examples" / "python-library-survey"
+POLICY = """# bounds what host tasks may do: commands and files, in this directory
+groups = ["command", "files"]
+directories = [{place}]
+roots = [{place}]
+"""
 INPUT = '{"modules": ["json*", "http*", "asyncio*", "email*"]}'
 
 
@@ -36,7 +42,7 @@ def title(text: str) -> None:
 
 def command(environment: dict[str, str], *arguments: str) -> None:
     """Show a command and run it; the demo ends when it fails."""
-    print(f"$ clawplane {' '.join(arguments)}", flush=True)
+    print(f"$ clawplane {shlex.join(arguments)}", flush=True)
     subprocess.run([str(CLAWPLANE), *arguments], env=environment, check=True)
 
 
@@ -51,9 +57,16 @@ def main() -> int:
             "CLAWPLANE_SESSION_PROFILES": "bare",
             "XDG_STATE_HOME": f"{directory}/state",
         }
+        own = Path(directory) / "own-machine"
+        own.mkdir(mode=0o700)
+        policy = Path(directory) / "host-policy.toml"
+        policy.write_text(POLICY.format(place=json.dumps(str(own))), encoding="utf-8")
         title(f"Starting clawplane on port {port} (embedded: SQLite and one directory)")
         up = subprocess.Popen(
-            [str(CLAWPLANE), "up", "--port", str(port), "--data", directory, "--log", "warning"],
+            [
+                *(str(CLAWPLANE), "up", "--port", str(port), "--data", directory, "--log", "warning"),
+                *("--host-tasks", "--host-policy", str(policy)),
+            ],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -90,6 +103,8 @@ def main() -> int:
                 environment, "exec", "shell", "echo it was computed on $(uname -s) > note; cat note", "--session", name
             )
             command(environment, "exec", "python", "print(answer, open('note').read())", "--session", name)
+            title("A host task: a command with all rights of its runner's user, which only --host-tasks allows")
+            command(environment, "task", "run", 'echo "done by $(id -un) in $PWD" | tee note; ls -l')
             title("Done")
             print(f"The CSV file is {csv}")
             print(f"The API was at http://127.0.0.1:{port}/api/v2 (its description: /openapi.json).")
