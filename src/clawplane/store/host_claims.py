@@ -49,8 +49,10 @@ class Lost(NamedTuple):
 
 
 async def claim(tx: Transaction, items: Sequence[Polls]) -> list[list[Claimed | None]]:
-    """Give polls their tasks."""
-    return [await _claim(tx, *item) for item in items]
+    """Give polls their tasks; what arrived together is one claim."""
+    polls = [poll for item in items for poll in item.polls]
+    claimed = iter(await _claim(tx, polls, max(item.now for item in items)))
+    return [[next(claimed) for _ in item.polls] for item in items]
 
 
 async def _claim(tx: Transaction, polls: Sequence[Poll], now: int) -> list[Claimed | None]:

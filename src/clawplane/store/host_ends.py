@@ -68,10 +68,12 @@ class HostConsequences:
     async def ended(self, tx: Transaction, endings: Sequence[Ending]) -> dict[JobId, EndedRun]:
         """Store the results; no run ends with them."""
         found = await tasks_of_jobs(tx, [ending.job for ending in endings])
+        ends = _Ends()
         for ending in endings:
-            stored = found.get(ending.job)
+            stored = found.pop(ending.job, None)
             if stored is not None and not stored.task.status.ended:
-                await _end(tx, stored, ending)
+                ends.add(stored, ending)
+        await ends.write(tx)
         return {}
 
 
@@ -91,27 +93,49 @@ async def start(tx: Transaction, jobs: Sequence[JobId], *, now: int, server_deli
     await append_task_events(tx, events)
 
 
-async def _end(tx: Transaction, stored: StoredTask, ending: Ending) -> None:
-    task, at = stored.task, ending.at
-    report, reason = _what_is_told(task, ending)
-    report, body = _body_of(task, report, at)
-    status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
-    counter = TaskCounter()
-    counter.move(task.status.value, status.value)
-    counter.move(None, RESULTS)
-    await counter.write(tx)
-    await tx.execute("end_host", {"status": status.value, "now": at, "reason": reason, "job": task.job})
-    await insert_result(tx, task.id, body, report, at)
-    events: list[NewTaskEvent] = []
-    if reason == "expired":
-        events.append(stored.event("task.expired", status, at, {"reason": "deadline", "attempt": task.attempt}))
-    details = {"exitCode": shown(exit_code_of(report)), "error": shown(report.error or None)}
-    events.append(stored.event(f"task.{status.value}", status, at, details))
-    await note_session(tx, task, report, at)
-    events += await _callbacks(tx, stored, report, body, at)
-    await append_task_events(tx, events)
-    if task.session_key is not None:
-        await next_of(tx, task.session_key, task.job, at)
+class _Ends:
+    """The ends of one batch: put together task by task, written with one statement a table."""
+
+    def __init__(self) -> None:
+        self._counter = TaskCounter()
+        self._states: list[tuple[object, ...]] = []
+        self._results: list[tuple[object, ...]] = []
+        self._events: list[NewTaskEvent] = []
+        self._parcels: list[tuple[object, ...]] = []
+        self._told: list[tuple[HostTask, TaskReport, int]] = []
+
+    def add(self, stored: StoredTask, ending: Ending) -> None:
+        """Put one end together."""
+        task, at = stored.task, ending.at
+        report, reason = _what_is_told(task, ending)
+        report, body = _body_of(task, report, at)
+        status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
+        self._counter.move(task.status.value, status.value)
+        self._counter.move(None, RESULTS)
+        self._states.append((status.value, at, reason, task.job))
+        self._results.append(_result_row(task.id, body, report, at))
+        if reason == "expired":
+            details = {"reason": "deadline", "attempt": task.attempt}
+            self._events.append(stored.event("task.expired", status, at, details))
+        shown_end = {"exitCode": shown(exit_code_of(report)), "error": shown(report.error or None)}
+        self._events.append(stored.event(f"task.{status.value}", status, at, shown_end))
+        parcels, events = _callbacks(stored, report, body, at)
+        self._parcels += parcels
+        self._events += events
+        self._told.append((task, report, at))
+
+    async def write(self, tx: Transaction) -> None:
+        """Write all down, and let the next tasks of the conversations in."""
+        await self._counter.write(tx)
+        await tx.many("end_host", self._states)
+        await tx.many("insert_host_result", self._results)
+        for task, report, at in self._told:
+            await note_session(tx, task, report, at)
+        await tx.many("insert_host_parcel", self._parcels)
+        await append_task_events(tx, self._events)
+        for task, _, at in self._told:
+            if task.session_key is not None:
+                await next_of(tx, task.session_key, task.job, at)
 
 
 def _what_is_told(task: HostTask, ending: Ending) -> tuple[TaskReport, str]:
@@ -159,14 +183,13 @@ def exit_code_of(report: TaskReport) -> Any:
 
 async def insert_result(tx: Transaction, task: str, body: bytes, report: TaskReport, at: int) -> bool:
     """Store a result; False when there is one."""
-    values = {
-        "task": task,
-        "digest": digest_of_report(report),
-        "exit_code": json_of(exit_code_of(report)),
-        "created_at": at,
-        "body": body,
-    }
+    names = ("task", "digest", "exit_code", "created_at", "body")
+    values = dict(zip(names, _result_row(task, body, report, at), strict=True))
     return await tx.execute("insert_host_result", values) > 0
+
+
+def _result_row(task: str, body: bytes, report: TaskReport, at: int) -> tuple[object, ...]:
+    return (task, digest_of_report(report), json_of(exit_code_of(report)), at, body)
 
 
 async def note_session(tx: Transaction, task: HostTask | None, report: TaskReport, at: int) -> None:
@@ -183,36 +206,30 @@ async def note_session(tx: Transaction, task: HostTask | None, report: TaskRepor
         await bind_provider(tx, cli, conversation, provider, at)
 
 
-class _Parcel(msgspec.Struct, frozen=True):
-    kind: str
-    destination: str
-    body: bytes
-    token: bytes | None = None
-
-
-async def _callbacks(
-    tx: Transaction, stored: StoredTask, report: TaskReport, body: bytes, at: int
-) -> list[NewTaskEvent]:
-    """Put the callbacks that are owed into the outbox; return what is to be recorded at once."""
+def _callbacks(
+    stored: StoredTask, report: TaskReport, body: bytes, at: int
+) -> tuple[list[tuple[object, ...]], list[NewTaskEvent]]:
+    """Return the callbacks that are owed, as rows of the outbox, and what is to be recorded at once."""
     task = stored.task
     status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
-    parcels: list[_Parcel] = []
+    parcels: list[tuple[object, ...]] = []
     events: list[NewTaskEvent] = []
     work = task.work
     if isinstance(work, Prompt) and work.response_mode == "direct-callback" and stored.server_delivers:
         if stored.deliver_to:
             text = chat_text(task, report, now=at).encode("utf-8", "replace")
-            parcels.append(_Parcel("chat", stored.deliver_to, text, stored.callback_token))
+            parcels.append((_new_id(), task.id, "chat", stored.deliver_to, text, stored.callback_token, at, at))
         elif stored.deliver_to is not None:
             events.append(stored.event("callback.skipped", status, at, {"reason": "no channel"}))
     if task.callback_url:
         told = json.dumps({"type": f"task.{status.value}", "task": _told_of(task, status, at)})
-        parcels.append(_Parcel("webhook", task.callback_url, b'%s, "result": %s}' % (told[:-1].encode(), body)))
-    rows = [
-        (str(uuid.uuid4()), task.id, each.kind, each.destination, each.body, each.token, at, at) for each in parcels
-    ]
-    await tx.many("insert_host_parcel", rows)
-    return events
+        notice = b'%s, "result": %s}' % (told[:-1].encode(), body)
+        parcels.append((_new_id(), task.id, "webhook", task.callback_url, notice, None, at, at))
+    return parcels, events
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
 
 
 def _told_of(task: HostTask, status: TaskStatus, at: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from clawplane.domain.host_ports import Retention, Swept
 from clawplane.domain.host_results import shown
 from clawplane.domain.host_tasks import StoredResult, TaskId, TaskStatus
 from clawplane.domain.leases import JobKind
-from clawplane.store.database import Row, Transaction, first
+from clawplane.store.database import Row, Transaction
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, task_of_id, tasks_of_ids, tasks_of_jobs
 from clawplane.store.host_submits import next_of
 from clawplane.store.host_trail import NewTaskEvent, append_task_events
@@ -45,22 +45,30 @@ class Sweep(NamedTuple):
 
 async def take(tx: Transaction, items: Sequence[Take]) -> list[StoredResult | None]:
     """Consume results; of two that ask for one, the first gets it."""
-    return [await _take(tx, *item) for item in items]
-
-
-async def _take(tx: Transaction, task: TaskId, now: int) -> StoredResult | None:
-    row = await first(tx.fetch("find_host_result", {"task": task}))
-    if row is None or not await tx.execute("consume_host_result", {"now": now, "task": task}):
-        return None
-    stored = await task_of_id(tx, task)
+    wanted = json.dumps(list(dict.fromkeys(item.task for item in items)))
+    rows = {row[0]: row for row in await tx.fetch("host_results_of_ids", {"tasks": wanted})}
+    found = await tasks_of_ids(tx, list(rows))
     counter = TaskCounter()
-    counter.move(RESULTS, None)
-    if stored is not None:
-        counter.move(stored.task.status.value, None)
-        details = {"exitCode": shown(json.loads(row[4])), "reconciledBy": "task-result-fetch"}
-        await append_task_events(tx, [stored.event("task.reconciled", stored.task.status, now, details)])
+    events: list[NewTaskEvent] = []
+    taken: list[tuple[object, ...]] = []
+    results: list[StoredResult | None] = []
+    for task, now in items:
+        row = rows.pop(task, None)
+        if row is None:
+            results.append(None)
+            continue
+        taken.append((task, now))
+        counter.move(RESULTS, None)
+        stored = found.get(task)
+        if stored is not None:
+            counter.move(stored.task.status.value, None)
+            details = {"exitCode": shown(json.loads(row[4])), "reconciledBy": "task-result-fetch"}
+            events.append(stored.event("task.reconciled", stored.task.status, now, details))
+        results.append(msgspec.structs.replace(result_of(row), consumed_at=now))
+    await tx.many("consume_host_result", taken)
+    await append_task_events(tx, events)
     await counter.write(tx)
-    return msgspec.structs.replace(result_of(row), consumed_at=now)
+    return results
 
 
 async def put_back(tx: Transaction, items: Sequence[TaskId]) -> list[None]:

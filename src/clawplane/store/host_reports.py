@@ -26,6 +26,7 @@ from clawplane.store.host_rows import (
     TaskCounter,
     digest_of_report,
     task_of_id,
+    tasks_of_ids,
     tasks_of_jobs,
 )
 from clawplane.store.host_submits import is_head, let_in
@@ -72,8 +73,21 @@ _decode_report = msgspec.msgpack.Decoder(TaskReport).decode
 
 
 async def report(tx: Transaction, items: Sequence[NewReport]) -> list[Reported]:
-    """End tasks; the first terminal result wins."""
-    return [await _report(tx, *item) for item in items]
+    """End tasks; the first terminal result wins, even within the batch."""
+    found = await tasks_of_ids(tx, [item.task for item in items])
+    firsts: dict[TaskId, int] = {}
+    for index, item in enumerate(items):
+        stored = found.get(item.task)
+        if stored is not None and not stored.task.status.ended:
+            firsts.setdefault(item.task, index)
+    answers = await _end_all(tx, [(found[task], items[index]) for task, index in firsts.items()])
+    results: list[Reported] = []
+    for index, item in enumerate(items):
+        if firsts.get(item.task) == index:
+            results.append(answers[item.task])
+        else:
+            results.append(await _report(tx, *item))
+    return results
 
 
 async def _report(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> Reported:
@@ -82,19 +96,32 @@ async def _report(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
         return await _orphan(tx, task, told, now)
     if stored.task.status.ended:
         return await _again(tx, stored, told, now)
-    job = stored.task.job
+    return (await _end_all(tx, [(stored, NewReport(task, told, now))]))[task]
+
+
+async def _end_all(tx: Transaction, ends: Sequence[tuple[StoredTask, NewReport]]) -> dict[TaskId, Reported]:
+    """End tasks that have not ended, in whatever state they are, whoever holds them."""
+    if not ends:
+        return {}
+    leases = await leases_of(tx, [stored.task.job for stored, _ in ends])
     ledger = Ledger()
-    outcome = Outcome(succeeded=told.succeeded, reason="exit")
-    lease = (await leases_of(tx, [job])).get(job)
-    views: tuple[LeaseView, ...] = ()
-    if lease is not None:
-        ledger.release(lease, AttemptEnd.FINISHED.value, now, outcome)
-        views = (lease.view(),)
-    else:
-        await take_out(tx, ledger, [job])
-    ledger.end(JobKind.HOST.value, Ending(job, outcome, aborted=False, at=now, report=told))
+    await take_out(tx, ledger, [stored.task.job for stored, _ in ends if stored.task.job not in leases])
+    for stored, (_, told, now) in ends:
+        outcome = Outcome(succeeded=told.succeeded, reason="exit")
+        lease = leases.get(stored.task.job)
+        if lease is not None:
+            ledger.release(lease, AttemptEnd.FINISHED.value, now, outcome)
+        ledger.end(JobKind.HOST.value, Ending(stored.task.job, outcome, aborted=False, at=now, report=told))
     await ledger.write(tx)
-    return Reported(outcome="accepted", task=await _after(tx, task), leases=views)
+    after = await tasks_of_jobs(tx, [stored.task.job for stored, _ in ends])
+    return {
+        stored.task.id: Reported(
+            outcome="accepted",
+            task=after[stored.task.job].task,
+            leases=tuple(leases[job].view() for job in (stored.task.job,) if job in leases),
+        )
+        for stored, _ in ends
+    }
 
 
 async def late(tx: Transaction, items: Sequence[LateEnd]) -> list[Reported | None]:

@@ -7,6 +7,11 @@ SELECT h.* FROM json_each(:jobs) wanted JOIN host_whole h ON h.job = wanted.valu
 -- name: host_tasks_of_ids
 SELECT h.* FROM json_each(:tasks) wanted JOIN host_whole h ON h.id = wanted.value
 
+-- name: host_results_of_ids
+SELECT r.task, r.body, r.created_at, NULL, r.exit_code FROM json_each(:tasks) wanted
+JOIN host_result r ON r.task = wanted.value
+WHERE NOT EXISTS (SELECT 1 FROM host_fetched f WHERE f.task = r.task)
+
 -- name: delete_behind_jobs
 DELETE FROM host_behind WHERE (session_key, job) IN
     (SELECT t.session_key, t.job FROM json_each(:jobs) wanted JOIN host_task t ON t.job = wanted.value)
