@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from bench.end_to_end import CLAWPLANE, cpu_seconds, memory_mib
+from bench.end_to_end import CLAWPLANE, bare, cpu_seconds, memory_mib
 from bench.report import Figure, median, percentile, show
 from bench.thin_http import ThinClient
 
@@ -303,6 +303,52 @@ async def memory(server: Server, base: Base, seconds: float) -> list[Figure]:
     ]  # fmt: skip
 
 
+async def first_byte(server: Server, task: str) -> None:
+    """Follow a task's log until its first line is there."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    head = f"GET /v1/host/tasks/{task}/log?follow=true HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"
+    writer.write(f"{head}Authorization: Bearer {server.token}\r\nConnection: close\r\n\r\n".encode())
+    received = b""
+    while b"first-line" not in received:
+        piece = await reader.read(1 << 16)
+        if not piece:
+            raise SystemExit(f"the log of a task ended without its line: {received!r}")
+        received += piece
+    writer.close()
+
+
+async def native(server: Server, base: Base, seconds: float) -> list[Figure]:
+    """Run a command on a linked runner and wait for its first output."""
+    if not server.ours:
+        return []
+    http = server.client()
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(taken) < 5:
+        begun = time.perf_counter()
+        task = str((await asked(http, "POST", "/tasks", {"command": "echo first-line", "timeout": 60_000}))["taskId"])
+        await first_byte(server, task)
+        taken.append((time.perf_counter() - begun) * 1000)
+        await asked(http, "GET", f"/tasks/{task}?wait=60000")
+    server.close()
+    shell = bare_shell()
+    middle = median(taken[2:])
+    return [
+        Figure("our runner: submit -> first output at the client, p50", middle, "ms", "< 15", middle < 15,
+               "the same shell by itself", middle / shell, f"{len(taken)} tasks, bare {shell:.1f} ms"),
+        Figure("our runner: submit -> first output at the client, p99", percentile(taken[2:], 0.99), "ms"),
+    ]  # fmt: skip
+
+
+def bare_shell() -> float:
+    """Return the milliseconds of the same command in the same kind of shell without anything around it."""
+    shell = next(
+        path for path in ("/bin/zsh", os.environ.get("SHELL", ""), "/bin/bash", "/bin/sh") if Path(path).is_file()
+    )
+    with tempfile.TemporaryDirectory() as home:
+        return median([bare("env", f"HOME={home}", shell, "-l", "-c", "echo first-line") for _ in range(10)])
+
+
 Row = Callable[[Server, Base, float], Awaitable[list[Figure]]]
 ROWS: dict[str, Row] = {
     "pickup": pickup,
@@ -310,6 +356,7 @@ ROWS: dict[str, Row] = {
     "claims": claims,
     "whole": whole,
     "parked": parked,
+    "native": native,
     "memory": memory,
 }
 LEAVE_TASKS = {"submits", "claims", "memory"}
@@ -380,18 +427,11 @@ def commits(directory: Path, seconds: float) -> float:
 
 
 @contextmanager
-def started(directory: Path) -> Iterator[Server]:
-    """Start a control plane of our own, with nothing but the Task API's variables and a place of its own."""
-    port, token = free_port(), secrets.token_hex(32)
-    environment = os.environ | {"WORKER_TOKEN": token, "XDG_STATE_HOME": str(directory / "state")}
-    process = subprocess.Popen(
-        [str(CLAWPLANE), "serve", "--port", str(port), "--data", str(directory / "data"), "--log", "warning"],
-        env=environment,
-        start_new_session=True,
-    )
+def daemon(words: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon; it is ended in order, and killed when it does not end."""
+    process = subprocess.Popen([str(CLAWPLANE), *words], env=os.environ | environment, start_new_session=True)
     try:
-        asyncio.run(_listens(port))
-        yield Server(port, token, pid=process.pid, ours=True)
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -399,6 +439,27 @@ def started(directory: Path) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(5)
+
+
+@contextmanager
+def started(directory: Path, *, runner: bool = False) -> Iterator[Server]:
+    """Start a control plane of our own, with nothing but the Task API's variables, and a linked runner if wanted."""
+    port, token = free_port(), secrets.token_hex(32)
+    shared = ["--data", str(directory / "data"), "--log", "warning"]
+    key = secrets.token_hex(32)
+    own = {"WORKER_TOKEN": token, "XDG_STATE_HOME": str(directory / "state"), "CLAWPLANE_API_KEY": key}
+    (directory / "runner-token").write_text(secrets.token_hex(32))
+    to_runners = str(directory / "runner-token")
+    with contextlib.ExitStack() as stack:
+        serve = ["serve", "--port", str(port), "--runner-token-file", to_runners, *shared]
+        process = stack.enter_context(daemon(serve, own))
+        asyncio.run(_listens(port))
+        server = Server(port, token, pid=process.pid, ours=True)
+        if runner:
+            url = ["--url", f"http://127.0.0.1:{port}", "--token-file", to_runners]
+            words = ["runner", "--host-tasks", *url, "--drain", "1", *shared]
+            stack.enter_context(daemon(words, {"CLAWPLANE_SESSIONS": "0", "HOME": str(directory)}))
+        yield server
 
 
 @asynccontextmanager
@@ -426,7 +487,7 @@ def measure(arguments: argparse.Namespace, base: Base) -> list[Figure]:
                 server = Server(found.port or 80, arguments.token, found.hostname or "127.0.0.1", arguments.pid)
             else:
                 directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="clawplane-bench-"))
-                server = stack.enter_context(started(Path(directory)))
+                server = stack.enter_context(started(Path(directory), runner=name == "native"))
             figures += uvloop.run(measured(server, name, base, arguments.seconds))
     return figures
 
