@@ -48,11 +48,11 @@ _Folder = Annotated[
 ]
 
 
-class _Arguments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Arguments(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all tools have in common."""
 
 
-class ExecutePython(_Arguments, frozen=True):
+class ExecutePython(Arguments, frozen=True):
     """Arguments of `execute_python`."""
 
     code: Annotated[
@@ -62,7 +62,7 @@ class ExecutePython(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class ExecuteShell(_Arguments, frozen=True):
+class ExecuteShell(Arguments, frozen=True):
     """Arguments of `execute_shell`."""
 
     command: Annotated[Any, Meta(description="What bash runs, in /workspace.", extra_json_schema=_TEXT)]
@@ -70,7 +70,7 @@ class ExecuteShell(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class ExecuteNode(_Arguments, frozen=True):
+class ExecuteNode(Arguments, frozen=True):
     """Arguments of `execute_node`."""
 
     code: Annotated[Any, Meta(description="JavaScript for Node.js; `require` works.", extra_json_schema=_TEXT)]
@@ -78,13 +78,13 @@ class ExecuteNode(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class ResetRepl(_Arguments, frozen=True):
+class ResetRepl(Arguments, frozen=True):
     """Arguments of `reset_repl`."""
 
     session_id: _SessionId | None = None
 
 
-class SessionCreate(_Arguments, frozen=True):
+class SessionCreate(Arguments, frozen=True):
     """Arguments of `session_create`."""
 
     profile: Annotated[
@@ -98,24 +98,24 @@ class SessionCreate(_Arguments, frozen=True):
     name: Annotated[str, Meta(max_length=200, description="What the session is for, shown in lists.")] = ""
 
 
-class SessionList(_Arguments, frozen=True):
+class SessionList(Arguments, frozen=True):
     """Arguments of `session_list`."""
 
 
-class SessionOnly(_Arguments, frozen=True):
+class SessionOnly(Arguments, frozen=True):
     """Arguments of the tools that need a session and nothing else."""
 
     session_id: _Existing
 
 
-class SessionRollback(_Arguments, frozen=True):
+class SessionRollback(Arguments, frozen=True):
     """Arguments of `session_rollback`."""
 
     session_id: _Existing
     execs: Annotated[int, Meta(ge=1, le=100, description="How many of the last Python executions to undo.")] = 1
 
 
-class WorkspaceList(_Arguments, frozen=True):
+class WorkspaceList(Arguments, frozen=True):
     """Arguments of `workspace_list`."""
 
     path: _Folder = ""
@@ -123,7 +123,7 @@ class WorkspaceList(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class WorkspaceRead(_Arguments, frozen=True):
+class WorkspaceRead(Arguments, frozen=True):
     """Arguments of `workspace_read`."""
 
     path: _Path
@@ -136,7 +136,7 @@ class WorkspaceRead(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class WorkspaceWrite(_Arguments, frozen=True):
+class WorkspaceWrite(Arguments, frozen=True):
     """Arguments of `workspace_write`."""
 
     path: _Path
@@ -146,7 +146,7 @@ class WorkspaceWrite(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class WorkspaceEdit(_Arguments, frozen=True):
+class WorkspaceEdit(Arguments, frozen=True):
     """Arguments of `workspace_edit`."""
 
     path: _Path
@@ -158,7 +158,7 @@ class WorkspaceEdit(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class WorkspaceDelete(_Arguments, frozen=True):
+class WorkspaceDelete(Arguments, frozen=True):
     """Arguments of `workspace_delete`."""
 
     path: _Path
@@ -166,7 +166,7 @@ class WorkspaceDelete(_Arguments, frozen=True):
     session_id: _SessionId | None = None
 
 
-class WorkspaceDownload(_Arguments, frozen=True):
+class WorkspaceDownload(Arguments, frozen=True):
     """Arguments of `workspace_download`."""
 
     path: Annotated[str, Meta(max_length=4096, description="The file; empty for the whole workspace as a ZIP.")] = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from mcp_types import CallToolResult
@@ -15,6 +15,9 @@ from clawplane.domain.access import Caller
 from clawplane.domain.asks import METHODS
 from clawplane.domain.errors import InternalError
 from clawplane.domain.sessions import Session, SessionOptions
+
+if TYPE_CHECKING:
+    from clawplane.api.mcp.host_tools import HostDesk
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -28,6 +31,8 @@ class ToolCall:
     base: str
     report: Report
     interval: float = INTERVAL
+    host: HostDesk | None = None
+    """What the tools for host tasks call; None where there are none."""
 
     async def session(self, session_id: str | None) -> Session:
         """Return the session with this id, or a new one when there is none."""

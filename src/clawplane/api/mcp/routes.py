@@ -19,6 +19,8 @@ from clawplane.api.calls import Flows
 from clawplane.api.own_address import own_address
 from clawplane.domain.access import Scope as Right
 from clawplane.flows.access import Access, require
+from clawplane.flows.host_tasks import HostWork
+from clawplane.flows.results import Results
 
 if TYPE_CHECKING:
     from clawplane.api.mcp.sessions import Sessions
@@ -30,11 +32,20 @@ MCP_PATH: Final = "/mcp"
 class McpEndpoint:
     """The MCP endpoint as an ASGI application."""
 
-    def __init__(self, sessions: Sessions, access: Access, *, version: str, public_url: str | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        access: Access,
+        *,
+        version: str,
+        public_url: str | None = None,
+        host: tuple[HostWork, Results] | None = None,
+    ) -> None:
         self._sessions = sessions
         self._access = access
         self._version = version
         self._public_url = public_url
+        self._host = host
         self._transport: asyncio.Task[Transport] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +53,8 @@ class McpEndpoint:
         scope["clawplane.operation"] = "mcp"
         request = Request(scope)
         caller = await authenticate(request, self._access)
-        require(caller, Right.SESSIONS)
+        if self._host is None or not caller.may(Right.HOST):
+            require(caller, Right.SESSIONS)
         if self._transport is None:
             self._transport = asyncio.create_task(asyncio.to_thread(self._load))
         transport = await asyncio.shield(self._transport)
@@ -51,10 +63,12 @@ class McpEndpoint:
         await transport.handle(scope, receive, send, Visitor(caller, own_address(request, self._public_url)))
 
     def _load(self) -> Transport:
-        from clawplane.api.mcp.server import build_server  # noqa: PLC0415 - see the head of this file
+        from clawplane.api.mcp.host_tools import HostDesk  # noqa: PLC0415 - see the head of this file
+        from clawplane.api.mcp.server import build_server  # noqa: PLC0415
         from clawplane.api.mcp.transport import Transport  # noqa: PLC0415
 
-        return Transport(build_server(self._sessions, self._version), origin=_origin_of(self._public_url))
+        desk = None if self._host is None else HostDesk(*self._host)
+        return Transport(build_server(self._sessions, self._version, host=desk), origin=_origin_of(self._public_url))
 
 
 def _origin_of(url: str | None) -> str | None:
@@ -63,5 +77,6 @@ def _origin_of(url: str | None) -> str | None:
 
 def mcp_routes(flows: Flows) -> list[BaseRoute]:
     """Return the routes of the MCP endpoint; nothing has to be started or stopped for them."""
-    endpoint = McpEndpoint(flows.sessions, flows.access, version=flows.version, public_url=flows.public_url)
+    host = None if flows.host is None else (flows.host, flows.results)
+    endpoint = McpEndpoint(flows.sessions, flows.access, version=flows.version, public_url=flows.public_url, host=host)
     return [Route(MCP_PATH, endpoint)]

@@ -26,10 +26,13 @@ from mcp_types import (
 from clawplane.api.mcp import answers, file_tools
 from clawplane.api.mcp.arguments import parse
 from clawplane.api.mcp.calls import ToolCall
+from clawplane.api.mcp.entries import ToolEntry
+from clawplane.api.mcp.host_table import host_table
+from clawplane.api.mcp.host_tools import HostDesk
 from clawplane.api.mcp.progress import INTERVAL
 from clawplane.api.mcp.sessions import Sessions
-from clawplane.api.mcp.table import ToolEntry, table
-from clawplane.domain.access import Caller
+from clawplane.api.mcp.table import table
+from clawplane.domain.access import Caller, Scope
 from clawplane.domain.errors import ClawplaneError
 
 INSTRUCTIONS: Final = (
@@ -37,6 +40,10 @@ INSTRUCTIONS: Final = (
     "files in /workspace. Every answer carries a session_id: pass it to the next call to go on in the same session. "
     "stdout, stderr and error are always there; error is null on success. Long output is shortened, and the answer "
     "names the workspace file that has all of it."
+)
+HOST_INSTRUCTIONS: Final = (
+    " Beside it, where they are listed: run_command, file_* and ask_* act on real machines of people, with all rights "
+    "there; what takes long is fetched with task_result."
 )
 _LIST_FRESH_MS: Final = 3_600_000
 
@@ -51,19 +58,25 @@ class Visitor:
     base: str
 
 
-def build_server(sessions: Sessions, version: str, *, interval: float = INTERVAL) -> Server[Any]:
-    """Return the server; `interval` is the least time between two progress notifications in seconds."""
-    entries = {entry.name: entry for entry in table()}
+def build_server(
+    sessions: Sessions, version: str, *, interval: float = INTERVAL, host: HostDesk | None = None
+) -> Server[Any]:
+    """Return the server; `interval` is the least time between two progress notifications in seconds.
+
+    With `host` there are tools for host tasks, which only keys with that scope see.
+    """
+    entries = {entry.name: entry for entry in (*table(), *(() if host is None else host_table()))}
     tools = ListToolsResult(tools=[entry.described() for entry in entries.values()])
 
     async def list_tools(context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        return tools
+        caller = _visitor(context).caller
+        return ListToolsResult(tools=[tool for tool in tools.tools if caller.may(entries[tool.name].scope)])
 
     async def call_tool(context: Context, params: CallToolRequestParams) -> CallToolResult:
         entry = entries.get(params.name)
-        if entry is None:
+        if entry is None or not _visitor(context).caller.may(entry.scope):
             raise MCPError(code=INVALID_PARAMS, message=f"There is no tool {params.name[:80]!r}.")
-        return await _run(entry, _call(context, sessions, interval), params.arguments)
+        return await _run(entry, _call(context, sessions, interval, host), params.arguments)
 
     async def list_resources(context: Context, params: PaginatedRequestParams | None) -> ListResourcesResult:
         return ListResourcesResult(resources=[])  # files are found with workspace_list, and linked by answers
@@ -72,6 +85,8 @@ def build_server(sessions: Sessions, version: str, *, interval: float = INTERVAL
         return ListResourceTemplatesResult(resource_templates=[_file_template()])
 
     async def read_resource(context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        if not _visitor(context).caller.may(Scope.SESSIONS):
+            raise MCPError(code=INVALID_PARAMS, message="This key reads no files of sessions.")
         try:
             return await file_tools.read_resource(_call(context, sessions, interval), params.uri)
         except ClawplaneError as error:
@@ -81,8 +96,8 @@ def build_server(sessions: Sessions, version: str, *, interval: float = INTERVAL
         "clawplane",
         version=version,
         title="clawplane",
-        instructions=INSTRUCTIONS,
-        cache_hints={"tools/list": CacheHint(ttl_ms=_LIST_FRESH_MS, scope="public")},
+        instructions=INSTRUCTIONS if host is None else INSTRUCTIONS + HOST_INSTRUCTIONS,
+        cache_hints={"tools/list": CacheHint(ttl_ms=_LIST_FRESH_MS, scope="public" if host is None else "private")},
         get_tool_input_schema=_schemas(tools),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
@@ -102,15 +117,20 @@ async def _run(entry: ToolEntry, call: ToolCall, arguments: dict[str, Any] | Non
         return answers.refusal(error, session_id=given if isinstance(given, str) else "", as_code=entry.code)
 
 
-def _call(context: Context, sessions: Sessions, interval: float) -> ToolCall:
+def _visitor(context: Context) -> Visitor:
     visitor = context.request
     if not isinstance(visitor, Visitor):
         raise TypeError("the transport named nobody who calls")
+    return visitor
+
+
+def _call(context: Context, sessions: Sessions, interval: float, host: HostDesk | None = None) -> ToolCall:
+    visitor = _visitor(context)
 
     async def report(seconds: float, tail: str) -> None:
         await context.session.report_progress(round(seconds, 3), message=tail)
 
-    return ToolCall(sessions, visitor.caller, visitor.base, report, interval)
+    return ToolCall(sessions, visitor.caller, visitor.base, report, interval, host)
 
 
 def _schemas(tools: ListToolsResult) -> Callable[[str], dict[str, Any] | None]:

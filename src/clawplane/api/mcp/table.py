@@ -3,48 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from mcp_types import Tool, ToolAnnotations
 
 from clawplane.api.mcp import answers, arguments, code_tools, file_tools, session_tools
-from clawplane.api.mcp.calls import Handler
+from clawplane.api.mcp.entries import ToolEntry
 
 _SAME = " Without session_id a new session is started; its id is in the answer, so that the next call can go on in it."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolEntry:
-    """One line of the table; the three words are the hints of MCP, `code` marks the tools that answer as code does."""
-
-    name: str
-    title: str
-    description: str
-    arguments: type[Any]
-    answer: type[Any]
-    handler: Handler
-    reads: bool = False
-    destroys: bool = False
-    repeats: bool = False
-    code: bool = False
-
-    def described(self) -> Tool:
-        """Return the tool as MCP lists it."""
-        return Tool(
-            name=self.name,
-            title=self.title,
-            description=self.description,
-            input_schema=arguments.schema_of(self.arguments),
-            output_schema=arguments.schema_of(self.answer),
-            annotations=ToolAnnotations(
-                title=self.title,
-                read_only_hint=self.reads,
-                destructive_hint=self.destroys,
-                idempotent_hint=self.repeats,
-                open_world_hint=self.code and self.name != "reset_repl",
-            ),
-        )
 
 
 def table() -> Sequence[ToolEntry]:
@@ -67,6 +30,7 @@ def _code() -> Sequence[ToolEntry]:
             handler=code_tools.execute_python,
             destroys=True,
             code=True,
+            open_world=True,
         ),
         ToolEntry(
             name="execute_shell",
@@ -80,6 +44,7 @@ def _code() -> Sequence[ToolEntry]:
             handler=code_tools.execute_shell,
             destroys=True,
             code=True,
+            open_world=True,
         ),
         ToolEntry(
             name="execute_node",
@@ -93,6 +58,7 @@ def _code() -> Sequence[ToolEntry]:
             handler=code_tools.execute_node,
             destroys=True,
             code=True,
+            open_world=True,
         ),
         ToolEntry(
             name="reset_repl",
