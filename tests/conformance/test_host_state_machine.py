@@ -189,6 +189,12 @@ class HostMachine(RuleBasedStateMachine):
         place = (order_of(self.now, priority), new.job)
         self.tasks[new.id] = ModelTask(new.id, new.job, session, place, due, on_loss, approval, due)
 
+    @precondition(lambda self: self.made < 25)
+    @rule(sessions=st.lists(st.sampled_from([None, "a", "a", "b"]), min_size=2, max_size=5))
+    def submit_some(self, sessions: list[str | None]) -> None:
+        for session in sessions:
+            self.submit(session, 0, 0, OnLoss.REQUEUE, asks=False)
+
     @rule(count=st.integers(1, 3))
     def claim(self, count: int) -> None:
         expected = self.ready()[:count]
@@ -260,6 +266,15 @@ class HostMachine(RuleBasedStateMachine):
         told = TaskReport(stdout="poll", exit_code=code)
         self.note_report(task, told, self.do(self.store.host_tasks.report(task.id, told, now=self.now)))
 
+    @precondition(lambda self: self.pick(0, "running"))
+    @rule(code=st.integers(0, 1), claims=st.booleans())
+    def report_what_runs(self, code: int, claims: bool) -> None:
+        told = TaskReport(stdout="poll", exit_code=code)
+        for task in [task for task in self.tasks.values() if task.state == "running"]:
+            self.note_report(task, told, self.do(self.store.host_tasks.report(task.id, told, now=self.now)))
+        if claims:
+            self.claim(3)
+
     def note_report(self, task: ModelTask, told: TaskReport, reported: Any) -> None:
         if task.state == "ended":
             assert reported.outcome == ("repeated" if told == task.told else "conflict")
@@ -319,6 +334,20 @@ class HostMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 5, 10, 60, 90]))
     def let_time_pass(self, seconds: int) -> None:
         self.clock.advance(seconds)
+
+    @precondition(lambda self: self.pick(0, "running"))
+    @rule()
+    def let_deadlines_pass(self) -> None:
+        self.clock.advance(TIMEOUT_MS / 1000)
+        self.expire()
+
+    @precondition(lambda self: len(self.tasks) > 3)
+    @rule(undoes=st.booleans())
+    def let_all_grow_old(self, undoes: bool) -> None:
+        if undoes and self.pick(0, "running"):
+            self.undo_a_claim(0, stale=False)
+        self.clock.advance(KEEP.task_ms / 1000)
+        self.sweep()
 
     @rule()
     def expire(self) -> None:
@@ -400,6 +429,8 @@ class HostMachine(RuleBasedStateMachine):
         for task in self.tasks.values():
             found = self.do(self.store.host_tasks.find(task.id))
             assert (found.status, found.approval) == (task.status, task.approval)
+            if task.state != "ended":
+                assert found.attempt == task.used + (task.state == "running")
             outlook = self.do(self.store.host_tasks.outlook(task.id))
             assert outlook.status == (None if task.taken_at is not None else task.status)
             assert outlook.ready is (task.state == "ended" and task.taken_at is None)
