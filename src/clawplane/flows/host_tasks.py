@@ -191,8 +191,8 @@ class HostWork:
         leaving = asyncio.ensure_future(gone)
         until = self._clock.monotonic() + seconds
         try:
+            outlook = await self._tasks.outlook(task)
             while True:
-                outlook = await self._tasks.outlook(task)
                 if outlook.ready and not leaving.done():
                     result = await self._tasks.take_result(task, now=self._clock.now_ms())
                     if result is not None:
@@ -204,6 +204,8 @@ class HostWork:
                 if left <= 0 or leaving.done() or self._closing.done():
                     return Fetched(status=outlook.status or TaskStatus.RUNNING)
                 await _first_of(wakeup.wait(left), leaving, self._closing)
+                # what wakes is nearly always the result itself, so it is asked for without another look
+                outlook = msgspec.structs.replace(outlook, ready=True)
         finally:
             wakeup.close()
             leaving.cancel()
