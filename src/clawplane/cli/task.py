@@ -16,7 +16,7 @@ from clawplane.cli.output import plain, say, show_json, show_table, tell
 from clawplane.cli.task_options import TaskOptions, body_of
 from clawplane.cli.task_watch import Watch, exit_code_of, result_now, say_why_it_failed
 from clawplane.client.host_tasks import ENDED, HostTask
-from clawplane.domain.errors import InvalidArgument, NotFound
+from clawplane.domain.errors import NotFound
 
 app = App(name="task", help="Run commands, file operations and agent CLIs on machines that you own.")
 
@@ -26,9 +26,7 @@ Needed = Annotated[str, Parameter(name="task", help="The task's id.")]
 ToolUse = Annotated[
     str, Parameter(name="--tool-use", help="The id of one tool use of a running agent; default: the task itself.")
 ]
-Words = Annotated[
-    str, Parameter(help="The command, path or prompt; `-` reads a command or prompt from standard input.")
-]
+Words = Annotated[str, Parameter(help="The command, path or prompt.")]
 
 _NO_OPTIONS = TaskOptions()
 
@@ -55,7 +53,7 @@ def run(*words: Words, options: TaskOptions = _NO_OPTIONS, json: Json = False) -
 
     Example: `clawplane task run --runner mac -- git -C project pull`
     """
-    body = body_of(_given(words), options)  # before the loop: a Ctrl-C has to end a read from the terminal
+    body = body_of(words, options)  # before the loop: a Ctrl-C has to end a read from the terminal
 
     async def work() -> int:
         async with connect() as api:
@@ -80,7 +78,7 @@ def submit(*words: Words, options: TaskOptions = _NO_OPTIONS, json: Json = False
 
     Example: `clawplane task submit --type claude --session review "Review the last commit" --cwd project`
     """
-    body = body_of(_given(words), options)
+    body = body_of(words, options)
 
     async def work() -> None:
         async with connect() as api:
@@ -93,12 +91,6 @@ def submit(*words: Words, options: TaskOptions = _NO_OPTIONS, json: Json = False
             say("This task was there: its key was used before.")
 
     run_async(work())
-
-
-def _given(words: tuple[str, ...]) -> tuple[str, ...]:
-    if not words:
-        raise InvalidArgument("Say what to do.", hint="For example: clawplane task run 'uname -a'")
-    return words
 
 
 @app.command(name="list")

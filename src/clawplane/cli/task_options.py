@@ -26,6 +26,9 @@ class TaskOptions:
     type_: Annotated[
         Kind, Parameter(name=["--type", "-t"], help="What to do; the words are a command, a path or a prompt.")
     ] = "command"
+    stdin: Annotated[
+        bool, Parameter(negative="", help="Read the command or prompt from standard input, instead of words.")
+    ] = False
     runner: Annotated[str | None, Parameter(help="Name or id of the runner that shall do it.")] = None
     where: Annotated[
         list[str] | None,
@@ -87,6 +90,10 @@ class TaskOptions:
 
 def body_of(words: Sequence[str], options: TaskOptions) -> dict[str, Any]:
     """Return the request; raises InvalidArgument. Reads standard input when it is told to."""
+    file = options.type_.startswith("file-")
+    if bool(words) is options.stdin or (options.stdin and file):
+        hint = "For example: clawplane task run 'uname -a'; with --stdin a command or prompt is read, and no words."
+        raise InvalidArgument("Say what to do.", hint=hint)
     body = _work(words, options) | {
         "priority": options.priority,
         "delay_ms": _milliseconds("--delay", options.delay, low=0),
@@ -94,7 +101,7 @@ def body_of(words: Sequence[str], options: TaskOptions) -> dict[str, Any]:
         "env": _pairs("--env", options.env),
     }
     if options.timeout is not None:
-        if options.type_.startswith("file-"):
+        if file:
             raise InvalidArgument("--timeout does not go with file operations.")
         body["timeout_ms"] = _milliseconds("--timeout", options.timeout, low=1)
     if options.runner or options.where:
@@ -116,15 +123,15 @@ def _work(words: Sequence[str], options: TaskOptions) -> dict[str, Any]:
             )
     if options.type_ == "command":
         text = words[0] if len(words) == 1 else shlex.join(words)
-        return {"type": "command", "command": _read() if text == "-" else text}
+        return {"type": "command", "command": _read() if options.stdin else text}
     if len(words) != 1:
         raise InvalidArgument(f"--type {options.type_} takes one path.", hint="Quote a path that holds spaces.")
     return _FILES[options.type_](words[0], options)
 
 
 def _prompt(words: Sequence[str], options: TaskOptions) -> dict[str, Any]:
-    text = " ".join(words)
-    body: dict[str, Any] = {"type": f"{options.type_}-cli", "prompt": _read() if text == "-" else text}
+    text = _read() if options.stdin else " ".join(words)
+    body: dict[str, Any] = {"type": f"{options.type_}-cli", "prompt": text}
     more: dict[str, Any] = {"session_id": options.session, "model": options.model, "budget_usd": options.budget}
     more |= {"tools": options.tool, "callback_channel": options.channel}
     return body | {name: value for name, value in more.items() if value is not None}

@@ -13,6 +13,20 @@ from clawplane.cli.app import COMMANDS, build_app
 GROUPS = {
     "workers": ("push", "list", "show", "remove"),
     "runs": ("start", "list", "show", "logs", "results", "export", "abort", "rerun"),
+    "task": (
+        "run",
+        "submit",
+        "list",
+        "show",
+        "logs",
+        "result",
+        "cancel",
+        "approve",
+        "refuse",
+        "retry",
+        "explain",
+        "tool-uses",
+    ),
     "keys": ("create", "list", "revoke"),
     "exec": ("python", "shell", "node"),
     "session": (
@@ -31,7 +45,8 @@ GROUPS = {
     ),
 }
 EVERY = [*[(name,) for name in COMMANDS if name not in GROUPS]] + [
-    (group, name) for group, names in GROUPS.items() for name in names
+    ("events", "trim"),
+    *((group, name) for group, names in GROUPS.items() for name in names),
 ]
 
 
