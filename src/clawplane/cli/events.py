@@ -15,7 +15,7 @@ from clawplane.cli.log_printer import LogPrinter
 from clawplane.cli.output import plain, say, show_json
 from clawplane.client.host_tasks import TaskEvent
 
-app = App(name="events", help="Show or follow what happens to host tasks, or trim that trail.")
+app = App(name="events")
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
 
