@@ -92,6 +92,17 @@ async def test_the_next_of_a_conversation_is_let_in_however_the_one_before_it_en
     assert await host.claimed_ids() == [behind]
 
 
+async def test_when_several_of_a_conversation_end_at_once_none_of_them_is_handed_out_again(host: Any) -> None:
+    made = await submitted(host, "s", "s", "s", "s", "s")
+    await asyncio.gather(*(host.report(made[number]) for number in (3, 0, 1)))
+    assert await host.claimed_ids() == [made[2]]
+    jobs = [(await host.tasks.find(id_)).job for id_ in made]
+    await host.report(made[2])
+    await host.store.queue.cancel(jobs, "no")
+    assert await host.claimed_ids() == []
+    assert await host.depth() == (0, 0)
+
+
 async def test_a_requeued_head_stays_the_head(host: Any) -> None:
     head, behind = await submitted(host, "s", "s")
     await host.claimed()

@@ -275,6 +275,17 @@ class HostMachine(RuleBasedStateMachine):
         if claims:
             self.claim(3)
 
+    @precondition(lambda self: self.tasks)
+    @rule(numbers=st.lists(PICKS, min_size=2, max_size=5), code=st.integers(0, 1))
+    def report_at_once(self, numbers: list[int], code: int) -> None:
+        told = TaskReport(stdout="poll", exit_code=code)
+        tasks = [task for number in numbers if (task := self.pick(number)) is not None]
+        for task, reported in zip(tasks, self.do(self.reports(tasks, told)), strict=True):
+            self.note_report(task, told, reported)
+
+    async def reports(self, tasks: list[ModelTask], told: TaskReport) -> list[Any]:
+        return await asyncio.gather(*(self.store.host_tasks.report(task.id, told, now=self.now) for task in tasks))
+
     def note_report(self, task: ModelTask, told: TaskReport, reported: Any) -> None:
         if task.state == "ended":
             assert reported.outcome == ("repeated" if told == task.told else "conflict")

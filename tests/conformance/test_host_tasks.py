@@ -548,6 +548,18 @@ async def test_whatever_a_linked_runner_sends_as_its_report_the_task_ends(host: 
     assert "cannot be read" in (await host.result(new.id))["error"]
 
 
+async def test_keys_of_any_kind_in_what_a_linked_runner_reports_are_texts(host: Any) -> None:
+    new = host.command()
+    await host.submit(new)
+    (offer,) = await link_offer(host)
+    claim = claim_of(offer)
+    await host.store.queue.confirm(claim, offer.runner, now=host.now)
+    result = msgspec.msgpack.encode({"exit_code": 0, "metadata": {"a": {1: 2, "b": None, None: 3}}})
+    outcome = Outcome(succeeded=True, reason="exit", result=result)
+    assert (await host.store.queue.finish(Finish(claim=claim, outcome=outcome), now=host.now)).accepted
+    assert (await host.result(new.id))["metadata"]["a"] == {"1": 2, "b": None, "null": 3}
+
+
 # loss
 
 

@@ -26,7 +26,7 @@ from clawplane.store.host_blobs import plain
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, digest_of_report, tasks_of_jobs
 from clawplane.store.host_submits import next_of
 from clawplane.store.host_trail import NewTaskEvent, append_task_events
-from clawplane.store.leases import leases_of
+from clawplane.store.leases import id_list, leases_of
 
 _report = msgspec.msgpack.Decoder(TaskReport).decode
 _LONGEST_ID = 500
@@ -133,9 +133,11 @@ class _Ends:
             await note_session(tx, task, report, at)
         await tx.many("insert_host_parcel", self._parcels)
         await append_task_events(tx, self._events)
-        for task, _, at in self._told:
-            if task.session_key is not None:
-                await next_of(tx, task.session_key, task.job, at)
+        in_conversations = [(task, at) for task, _, at in self._told if task.session_key is not None]
+        if len(in_conversations) > 1:  # those behind go first, so that the end of a head lets nobody in who has ended
+            await tx.execute("delete_behind_jobs", {"jobs": id_list([task.job for task, _ in in_conversations])})
+        for task, at in in_conversations:
+            await next_of(tx, task.session_key or "", task.job, at)
 
 
 def _what_is_told(task: HostTask, ending: Ending) -> tuple[TaskReport, str]:

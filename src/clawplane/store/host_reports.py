@@ -131,7 +131,7 @@ async def late(tx: Transaction, items: Sequence[LateEnd]) -> list[Reported | Non
         stored = (await tasks_of_jobs(tx, [job])).get(job)
         try:
             told = _decode_report(result)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             told = None
         results.append(None if stored is None or told is None else await _report(tx, stored.task.id, told, now))
     return results

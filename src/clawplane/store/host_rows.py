@@ -140,7 +140,7 @@ class TaskCounter:
 def digest_of_report(report: TaskReport) -> bytes:
     """Return what tells a repeated report from another one."""
     rest = [report.exit_code, report.error, report.duration, report.metadata]
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(rest, default=str).encode())
     for text in (report.stdout, report.stderr):
         digest.update(f"{len(text)}:".encode())
         digest.update(text.encode("utf-8", "surrogatepass"))

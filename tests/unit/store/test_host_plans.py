@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from clawplane.domain.host_ports import Poll
+from clawplane.domain.host_tasks import GROUPS, Command, NewTask, Reach, TaskId, TaskType
+from clawplane.domain.ids import JobId, RunnerId
+from clawplane.store import host_claims, host_submits
+from clawplane.store.group_commit import drive
 from clawplane.store.migrate import migrate
 from clawplane.store.queries import load_queries
+from clawplane.store.sqlite import SqliteTransaction
 
 HOT = {
     "submit": [
@@ -70,3 +78,36 @@ def test_what_is_walked_in_order_needs_no_sorting(connection: sqlite3.Connection
     for name in (*BY_INDEX, "pick_ready", "host_page", "host_page_of_session", "old_pending_host", "due_host_parcels"):
         assert not any("TEMP B-TREE" in step for step in plan(connection, name)), name
     assert any("queue_count_waiting" in step for step in plan(connection, "waiting_caps"))
+
+
+def work_of_a_claim(directory: Path, waiting: int) -> int:
+    """Return how many hundreds of SQLite's instructions one claim takes while so many tasks wait."""
+    connection = sqlite3.connect(directory / f"{waiting}.db", isolation_level=None)
+    migrate(connection)
+    tx = SqliteTransaction(connection, load_queries("sqlite"))
+    made = [new_task(number + 1) for number in range(waiting)]
+    drive(host_submits.submit(tx, [host_submits.NewSubmission(new, 1) for new in made]))
+    steps = itertools.count()
+    poll = Poll(runner=RunnerId("poll:a"), reach=Reach(groups=GROUPS))
+    drive(host_claims.claim(tx, [host_claims.Polls((poll,), 2)]))
+    connection.set_progress_handler(lambda: next(steps) < 0, 100)
+    assert drive(host_claims.claim(tx, [host_claims.Polls((poll,), 2)]))[0][0] is not None
+    connection.set_progress_handler(None, 0)
+    connection.close()
+    return next(steps)
+
+
+def new_task(job: int) -> NewTask:
+    return NewTask(
+        id=TaskId(f"t{job}"),
+        job=JobId(job),
+        owner="ann",
+        type=TaskType.COMMAND,
+        work=Command(command="x", timeout=1),
+        created_at=1,
+        timeout_ms=1,
+    )
+
+
+def test_a_claim_costs_the_same_with_ten_and_with_ten_thousand_tasks_waiting(tmp_path: Path) -> None:
+    assert work_of_a_claim(tmp_path, 10_000) <= work_of_a_claim(tmp_path, 10) + 2
