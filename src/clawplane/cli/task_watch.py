@@ -30,27 +30,34 @@ _LARGEST_CODE: Final = 255
 
 
 class Shown:
-    """What was shown of one stream."""
+    """What was shown of one stream. A line that did not end for a while was told in pieces, each as a line."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.length = 0
-        self._digest = hashlib.sha256()
+        self._length = 0
+        self._letters = 0
+        self._whole = hashlib.sha256()
+        self._unbroken = hashlib.sha256()
 
     def line(self, text: str) -> None:
         """Show a line."""
-        whole = f"{text}\n"
-        self.length += len(whole)
-        self._digest.update(whole.encode("utf-8", "surrogatepass"))
+        whole, letters = f"{text}\n", text.replace("\n", "")
+        self._length += len(whole)
+        self._letters += len(letters)
+        self._whole.update(_encoded(whole))
+        self._unbroken.update(_encoded(letters))
         self.write(whole)
 
     def rest(self, text: str) -> bool:
         """Show what a result has beyond what was shown; False when the two differ before that."""
-        whole = text if text.endswith("\n") or not self.length else f"{text}\n"
-        begun = whole[: self.length]
-        if hashlib.sha256(begun.encode("utf-8", "surrogatepass")).digest() != self._digest.digest():
+        whole = text if text.endswith("\n") or not self._length else f"{text}\n"
+        if hashlib.sha256(_encoded(whole[: self._length])).digest() == self._whole.digest():
+            self.write(whole[self._length :])
+            return True
+        letters = text.replace("\n", "")[: self._letters]
+        if hashlib.sha256(_encoded(letters)).digest() != self._unbroken.digest():
             return False
-        self.write(whole[self.length :])
+        self.write(_behind(whole, self._letters).removeprefix("\n"))
         return True
 
     def write(self, text: str) -> None:
@@ -215,6 +222,23 @@ async def result_now(api: Api, task: str, *, wait: float) -> TaskResult:
             why = await api.host.explain(task)
             hint = why["hint"] or "Wait for it with --wait SECONDS."
             raise Conflict(f"The task has not ended: {why['reason']}", hint=hint)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _behind(text: str, letters: int) -> str:
+    """Return what follows so many characters that are no line breaks."""
+    at = 0
+    while letters > 0:
+        end = text.find("\n", at)
+        length = (len(text) if end < 0 else end) - at
+        if length >= letters:
+            return text[at + letters :]
+        letters -= length
+        at += length + 1
+    return text[at:]
 
 
 def _closed(text: str) -> str:

@@ -69,6 +69,9 @@ def sent(server: Any) -> dict[str, Any]:
         ([("stdout", "one")], "one", "one\n", False),
         ([], "from a runner that polls", "from a runner that polls", False),
         ([("stdout", "one")], "one\ntwo\n", "one\ntwo\n", False),
+        ([("stdout", "name: "), ("stdout", "me"), ("stdout", "two")], "name: me\ntwo\n", "name: \nme\ntwo\n", False),
+        ([("stdout", "name: "), ("stdout", "me")], "name: me\n\ntwo\n", "name: \nme\n\ntwo\n", False),
+        ([("stdout", ""), ("stdout", "a")], "\na\n\nb", "\na\n\nb\n", False),
         ([("stdout", "one")], "other\n", "one\n", True),
     ],
 )
