@@ -21,6 +21,47 @@ HEAD_BYTES: Final = 64 << 10
 HEAD_SECONDS: Final = 30.0
 
 
+class JoinedWrites:
+    """A request's way to its transport, on which head and body of an answer go out in one piece.
+
+    The server writes them one after the other, and each write is a call of the kernel that wakes the client. What is
+    written first waits for the second, and at most for the next turn of the loop.
+    """
+
+    __slots__ = ("_began", "_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._began = False
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Keep what comes first for a moment, pass the rest on with it."""
+        if not self._began:
+            self._began = True
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        head, self._head = self._head, b""
+        if head or data:
+            self._transport.write(head + data if head else data)
+
+    def close(self) -> None:
+        """Close behind what was written."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Tell whether the transport is being closed."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        head, self._head = self._head, b""
+        if head:
+            self._transport.write(head)
+
+
 class BoundedHead(HttpToolsProtocol):
     """The server's protocol with these bounds; a request beyond them is answered 431 or 408 and hung up on.
 
@@ -74,6 +115,9 @@ class BoundedHead(HttpToolsProtocol):
         self._stop_timer()
         self._counted = 0
         super().on_headers_complete()
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.transport is self.transport:
+            cycle.transport = JoinedWrites(self.transport, self.loop)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body, which the edge counts."""
