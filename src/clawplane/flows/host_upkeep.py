@@ -59,6 +59,7 @@ class HostUpkeep:
             swept = await self._tasks.sweep(self._retention, now=self._clock.now_ms())
             for task in swept.expired:
                 self._wakeups.notify(channels.host_task(task))
+                self._wakeups.notify(channels.log(task))
             if swept.expired:
                 self._wakeups.notify(channels.READY)
             if not (swept.expired or swept.results or swept.sessions):
