@@ -108,9 +108,9 @@ def test_a_runner_killed_in_the_middle_is_replaced_within_fifteen_seconds_and_ro
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
     slug = parts.start(worker, n=400, pause=3)
     _until_log_says(parts, slug, "half way")
-    parts.runner("second")
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
+    parts.runner("second")
     run = parts.wait(slug)
     assert run["status"] == "succeeded"
     assert _numbers(parts, slug) == list(range(400))
