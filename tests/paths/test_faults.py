@@ -127,8 +127,8 @@ def test_a_runner_that_was_stopped_and_comes_back_late_is_refused_and_kills_what
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
     slug = parts.start(worker, n=100, pause=4)
     _until_log_says(parts, slug, "half way")
-    parts.runner("second")
     os.kill(first.pid, signal.SIGSTOP)
+    parts.runner("second")
     run = parts.wait(slug)
     os.kill(first.pid, signal.SIGCONT)
     assert run["status"] == "succeeded"
