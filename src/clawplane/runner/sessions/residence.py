@@ -179,15 +179,20 @@ class Ground:
 
 
 async def open_residence(
-    ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path
+    ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path, site: Resident | None = None
 ) -> tuple[Residence, Interpreter]:
-    """Open a sandbox with a workspace, a way out and an interpreter.
+    """Open a sandbox with a workspace, a way out and an interpreter, on a `site` if there is one (see sites.py).
 
     Raises Unavailable, InvalidArgument for bad egress rules.
     """
-    relay = ground.exits.for_session(options.egress)
+    try:
+        relay = ground.exits.for_session(options.egress)
+    except BaseException:
+        if site is not None:
+            await _thrown_away(site)
+        raise
     policy = ground.world.policy(options, foundation.site_directories, workspace)
-    resident, starting = await _opened(ground.sandbox, foundation.zygote, policy)
+    resident, starting = await _opened(ground.sandbox, foundation.zygote, policy, site)
     try:
         files = WorkspaceFiles(
             workspace,
@@ -205,18 +210,25 @@ async def open_residence(
     return Residence(resident, foundation, relay, files), interpreter
 
 
-async def _opened(sandbox: Sandbox, zygote: Zygote, policy: Policy) -> tuple[Resident, asyncio.Task[Interpreter]]:
+async def _opened(
+    sandbox: Sandbox, zygote: Zygote, policy: Policy, site: Resident | None
+) -> tuple[Resident, asyncio.Task[Interpreter]]:
     """Open a sandbox; its interpreter is asked for at once and forked as soon as it stands."""
     starting: list[asyncio.Task[Interpreter]] = []
 
     def meanwhile(resident: Resident) -> None:
         starting.append(asyncio.create_task(_start_python(resident, {})))
 
-    opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy, meanwhile=meanwhile))
+    if site is None:
+        opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy, meanwhile=meanwhile))
+    else:
+        opening = asyncio.ensure_future(site.move_in(policy, meanwhile=meanwhile))
     try:
         return await asyncio.shield(opening), starting[0]
     except (ResidentError, ZygoteError, SandboxUnavailable) as error:
         await _forgotten(*starting)
+        if site is not None:
+            await _thrown_away(site)
         raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
     except asyncio.CancelledError:  # let it be whole before it is thrown away: half of it cannot be closed
         with contextlib.suppress(ResidentError, ZygoteError, SandboxUnavailable):
