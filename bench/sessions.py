@@ -106,16 +106,17 @@ async def pooled(sessions: Sessions, rounds: int) -> list[float]:
     return taken
 
 
-async def cold(sessions: Sessions, rounds: int) -> list[float]:
-    """The same without the pool: a named workspace is mounted at the start, so nothing can be made ahead."""
+async def cold(sessions: Sessions, rounds: int, **options: int) -> list[float]:
+    """The same without the pool, because of a named workspace; with other limits nothing at all was made ahead."""
     taken = []
     for number in range(rounds + 2):
         begun = time.perf_counter()
-        session = await sessions.create(workspace=f"cold{number}")
+        session = await sessions.create(workspace=f"cold{number}", **options)
         await sessions.python("1+1", session)
         if number >= 2:
             taken.append((time.perf_counter() - begun) * 1000)
         await sessions.delete(session)
+        await asyncio.sleep(0.15)
     return taken
 
 
@@ -174,6 +175,8 @@ async def measure(plane: Plane, arguments: argparse.Namespace, kernel: tuple[flo
         jupyter = "a Jupyter kernel without HTTP"
         figures = pair("create and 1+1, ready pool", await pooled(sessions, rounds), 5, 15, jupyter, kernel[0])
         figures += pair("create and 1+1, pool empty", await cold(sessions, rounds // 2), 12, 30, jupyter, kernel[0])
+        nothing = await cold(sessions, rounds // 2, memory=1000)
+        figures += pair("create and 1+1, nothing made ahead", nothing, 12, 30, jupyter, kernel[0])
         live = await sessions.create()
         figures += pair("1+1 in a live session", await timed(lambda: sessions.python("1+1", live), rounds), 2, None,
                         jupyter, kernel[1])  # fmt: skip

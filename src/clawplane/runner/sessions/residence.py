@@ -24,6 +24,7 @@ from clawplane.runner.egress import Exits, entries_since
 from clawplane.runner.sessions.interpreter import READY_SECONDS, Conversation, Gone
 from clawplane.runner.sessions.pipes import Pipes, make_pipes
 from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
+from clawplane.runner.sessions.sites import abandoned
 from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
 from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.sandbox.cgroups import Usage
@@ -189,7 +190,7 @@ async def open_residence(
         relay = ground.exits.for_session(options.egress)
     except BaseException:
         if site is not None:
-            await _thrown_away(site)
+            await abandoned(site)
         raise
     policy = ground.world.policy(options, foundation.site_directories, workspace)
     resident, starting = await _opened(ground.sandbox, foundation.zygote, policy, site)
@@ -204,7 +205,7 @@ async def open_residence(
         interpreter = await starting
     except BaseException:
         await relay.close()
-        await _thrown_away(resident)
+        await abandoned(resident)
         await _forgotten(starting)
         raise
     return Residence(resident, foundation, relay, files), interpreter
@@ -228,11 +229,11 @@ async def _opened(
     except (ResidentError, ZygoteError, SandboxUnavailable) as error:
         await _forgotten(*starting)
         if site is not None:
-            await _thrown_away(site)
+            await abandoned(site)
         raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
     except asyncio.CancelledError:  # let it be whole before it is thrown away: half of it cannot be closed
         with contextlib.suppress(ResidentError, ZygoteError, SandboxUnavailable):
-            await _thrown_away(await opening)
+            await abandoned(await opening)
         await _forgotten(*starting)
         raise
 
@@ -272,12 +273,6 @@ async def _forgotten(*starting: asyncio.Task[Interpreter]) -> None:
     for each in await asyncio.gather(*starting, return_exceptions=True):
         if isinstance(each, Interpreter):
             each.close()
-
-
-async def _thrown_away(resident: Resident) -> None:
-    await resident.close()
-    for listener in resident.listeners.values():
-        listener.close()
 
 
 def _sealed(content: bytes) -> int:
