@@ -33,7 +33,7 @@ from clawplane.runner.sessions.trial import PROGRESS, Trial
 from clawplane.runner.settings import RunnerSettings
 
 _BRANCH_SECONDS: Final = 60.0
-_SITES_FOR_EACH_READY: Final = 2
+_READY_FOR_EACH_SITE: Final = 2
 _SWEEP_SECONDS: Final = 600.0
 _DEPARTURE_SECONDS: Final = 15.0
 
@@ -91,7 +91,7 @@ class House:
             quiet,
             profiles=profiles,
             kept=kept,
-            size=_SITES_FOR_EACH_READY * settings.session_pool,
+            size=-(-settings.session_pool // _READY_FOR_EACH_SITE),
         )
 
     async def start(self) -> None:

@@ -21,7 +21,7 @@ LOOK = "import os; (os.environ.get('WHO'), sorted(os.listdir('/workspace')))"
 @pytest.fixture
 async def house(open_house: Any) -> Any:
     """A house with two sites, in which no ready sandbox is left."""
-    house = await open_house(session_pool=1)
+    house = await open_house(session_pool=4)
     async with asyncio.timeout(PATIENCE):
         await house.sites.full()
     return house
