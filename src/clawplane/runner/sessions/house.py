@@ -211,8 +211,9 @@ class House:
             python = PythonSide(residence, {}, options.undo, interpreter)
         else:
             workspace, residence = ready.workspace, ready.residence
-            residence.govern(self._ground.exits, options.egress)
             python = PythonSide(residence, {}, options.undo, ready.interpreter)
+            async with _closed_on_failure(residence, python):
+                residence.govern(self._ground.exits, options.egress)
         kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
         return self._settle(spec, residence, python, kept, memory=Memory(), note=note)
 
@@ -226,7 +227,7 @@ class House:
         kept = msgspec.structs.replace(kept, options=spec.options)
         residence, interpreter = await self._open(spec.options, kept.workspace)
         python = PythonSide(residence, {}, spec.options.undo, interpreter)
-        async with _closed_on_failure(residence):
+        async with _closed_on_failure(residence, python):
             memory = await recalled(self._places, kept, python)
             await python.ready()
         return self._settle(spec, residence, python, kept, memory=memory, note=note)
@@ -302,7 +303,7 @@ class House:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
         residence, interpreter = await self._open(options, workspace, on_a_site=False)
-        async with _closed_on_failure(residence):
+        async with _closed_on_failure(residence, PythonSide(residence, {}, options.undo, interpreter)):
             await interpreter.warm()
         return Ready(residence, interpreter, options, workspace)
 
@@ -352,9 +353,10 @@ class House:
 
 
 @asynccontextmanager
-async def _closed_on_failure(residence: Residence) -> AsyncIterator[None]:
+async def _closed_on_failure(residence: Residence, python: PythonSide) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
         await residence.close()
+        await python.close()
         raise
