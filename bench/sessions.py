@@ -15,10 +15,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from bench.end_to_end import Plane, bare, cpu_seconds, memory_mib
 from bench.report import Figure, median, percentile, show
+from bench.thin_http import ThinClient
 
 JUPYTER = """
 import sys, time
@@ -64,32 +63,34 @@ def pair(measure: str, values: list[float], p50: float, p99: float | None, basel
 class Sessions:
     """The native API as an agent's code would use it."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: ThinClient) -> None:
         self._http = http
 
     async def create(self, **options: Any) -> str:
         """Create a session and return its id."""
-        answer = await self._http.post("/v1/sessions", json=options)
-        answer.raise_for_status()
-        return str(answer.json()["id"])
+        return str((await self._ask("POST", "/v1/sessions", options))["id"])
 
     async def python(self, code: str, session: str | None = None) -> dict[str, Any]:
         """Execute Python, in a session of its own when none is named."""
         body = {"code": code} | ({"session_id": session} if session else {})
-        answer = await self._http.post("/v1/tools/execute_python", json=body)
-        answer.raise_for_status()
-        result: dict[str, Any] = answer.json()
+        result: dict[str, Any] = await self._ask("POST", "/v1/tools/execute_python", body)
         if result["error"] is not None:
             raise SystemExit(f"an exec failed: {result}")
         return result
 
     async def delete(self, session: str) -> None:
         """Delete a session."""
-        await self._http.delete(f"/v1/sessions/{session}")
+        await self._http.request("DELETE", f"/v1/sessions/{session}")
 
     async def sleep(self, session: str) -> None:
         """Freeze a session."""
-        (await self._http.post(f"/v1/sessions/{session}/sleep", json={})).raise_for_status()
+        await self._ask("POST", f"/v1/sessions/{session}/sleep", {})
+
+    async def _ask(self, method: str, path: str, body: object) -> Any:
+        status, answer = await self._http.request(method, path, body)
+        if status >= 400:
+            raise SystemExit(f"{method} {path} answered {status}: {answer}")
+        return answer
 
 
 async def pooled(sessions: Sessions, rounds: int) -> list[float]:
@@ -105,16 +106,17 @@ async def pooled(sessions: Sessions, rounds: int) -> list[float]:
     return taken
 
 
-async def cold(sessions: Sessions, rounds: int) -> list[float]:
-    """The same without the pool: a named workspace is mounted at the start, so nothing can be made ahead."""
+async def cold(sessions: Sessions, rounds: int, **options: int) -> list[float]:
+    """The same without the pool, because of a named workspace; with other limits nothing at all was made ahead."""
     taken = []
     for number in range(rounds + 2):
         begun = time.perf_counter()
-        session = await sessions.create(workspace=f"cold{number}")
+        session = await sessions.create(workspace=f"cold{number}", **options)
         await sessions.python("1+1", session)
         if number >= 2:
             taken.append((time.perf_counter() - begun) * 1000)
         await sessions.delete(session)
+        await asyncio.sleep(0.15)
     return taken
 
 
@@ -165,19 +167,16 @@ async def flood(sessions: Sessions, plane: Plane) -> list[Figure]:
 
 async def measure(plane: Plane, arguments: argparse.Namespace, kernel: tuple[float, float, float]) -> list[Figure]:
     """Measure every row of the contract."""
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{plane.port}",
-        headers={"Authorization": f"Bearer {plane.key}"},
-        timeout=600,
-        trust_env=False,
-        limits=httpx.Limits(max_connections=128),
-    ) as http:
+    http = ThinClient(plane.port, {"Authorization": f"Bearer {plane.key}"})
+    try:
         sessions = Sessions(http)
         await sessions.python("1+1")  # waits for the profile's environment
         rounds = arguments.rounds
         jupyter = "a Jupyter kernel without HTTP"
         figures = pair("create and 1+1, ready pool", await pooled(sessions, rounds), 5, 15, jupyter, kernel[0])
         figures += pair("create and 1+1, pool empty", await cold(sessions, rounds // 2), 12, 30, jupyter, kernel[0])
+        nothing = await cold(sessions, rounds // 2, memory=1000)
+        figures += pair("create and 1+1, nothing made ahead", nothing, 12, 30, jupyter, kernel[0])
         live = await sessions.create()
         figures += pair("1+1 in a live session", await timed(lambda: sessions.python("1+1", live), rounds), 2, None,
                         jupyter, kernel[1])  # fmt: skip
@@ -196,6 +195,8 @@ async def measure(plane: Plane, arguments: argparse.Namespace, kernel: tuple[flo
         figures.append(Figure("... sessions a second", 100 / took * 1000, "1/s", ">= 200", took <= 500))
         figures += await idle(sessions, plane, made, arguments.idle)
         return figures
+    finally:
+        http.close()
 
 
 async def idle(sessions: Sessions, plane: Plane, made: list[str], count: int) -> list[Figure]:

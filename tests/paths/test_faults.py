@@ -108,9 +108,9 @@ def test_a_runner_killed_in_the_middle_is_replaced_within_fifteen_seconds_and_ro
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
     slug = parts.start(worker, n=400, pause=3)
     _until_log_says(parts, slug, "half way")
-    parts.runner("second")
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
+    parts.runner("second")
     run = parts.wait(slug)
     assert run["status"] == "succeeded"
     assert _numbers(parts, slug) == list(range(400))
@@ -127,8 +127,8 @@ def test_a_runner_that_was_stopped_and_comes_back_late_is_refused_and_kills_what
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
     slug = parts.start(worker, n=100, pause=4)
     _until_log_says(parts, slug, "half way")
-    parts.runner("second")
     os.kill(first.pid, signal.SIGSTOP)
+    parts.runner("second")
     run = parts.wait(slug)
     os.kill(first.pid, signal.SIGCONT)
     assert run["status"] == "succeeded"

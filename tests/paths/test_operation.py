@@ -9,8 +9,9 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,21 @@ def test_doctor_reports_this_host_for_people_and_machines(plane: Any) -> None:
     assert "user namespaces" in plane.cli("doctor").stdout.lower()
 
 
+@pytest.fixture
+def others_home() -> Iterator[Path]:
+    """A directory that every user reaches; pytest closes its own ones whenever it starts anywhere."""
+    home = Path(tempfile.mkdtemp(prefix="clawplane-"))
+    home.chmod(0o755)
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming an ordinary user needs root; this run already is one")
-def test_an_ordinary_user_runs_a_worker_isolated(make_plane: Callable[..., Any], tmp_path: Path) -> None:
-    for part in [tmp_path, *tmp_path.parents]:
-        if part.stat().st_uid == 0 and str(part).startswith("/tmp/"):
-            part.chmod(part.stat().st_mode | 0o755)
-    plane = make_plane(prefix=("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"))
-    shutil.chown(plane.data, 65534, 65534)
+def test_an_ordinary_user_runs_a_worker_isolated(make_plane: Callable[..., Any], others_home: Path) -> None:
+    prefix = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
+    plane = make_plane(name=str(others_home / "plane"), prefix=prefix)
+    for path in [plane.data, *plane.data.rglob("*")]:
+        shutil.chown(path, 65534, 65534)
     plane.up()
     worker = plane.push(
         "whoami",

@@ -67,8 +67,15 @@ class GuestProcess(Process):
         self.prepared: asyncio.Future[None] = self._loop.create_future()
         """Done when `listeners` is filled, or the tree has ended before."""
 
+    @property
+    def policy(self) -> Policy:
+        """What isolates it."""
+        return self._policy
+
     def submitted(self) -> None:
-        """Start the clock of set-up."""
+        """Start the clock of set-up, or start it anew."""
+        while self._timers:
+            self._timers.pop().cancel()
         self._timers.append(self._loop.call_later(_SETUP_SECONDS, self._set_up_too_slow))
 
     async def follow(self, give_back: Callable[[], None]) -> None:

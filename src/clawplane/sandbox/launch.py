@@ -156,22 +156,36 @@ class Sandbox:
         Raises ResidentError with the reason when it cannot be set up.
         """
 
+        resident = await self._reside(zygote, policy, meanwhile, waits=False)
+        return await resident.standing()
+
+    async def begin_resident(self, zygote: Zygote, policy: Policy) -> Resident:
+        """Do what a resident's set-up can do before it is known who lives there; `Resident.move_in` does the rest.
+
+        Its listeners are there when this returns. Raises ResidentError with the reason when it cannot be begun.
+        """
+        resident = await self._reside(zygote, policy, lambda resident: None, waits=True)
+        if not resident.alive:
+            raise ResidentError((await resident.wait()).detail or "the sandbox ended in set-up")
+        return resident
+
+    async def _reside(
+        self, zygote: Zygote, policy: Policy, meanwhile: Callable[[Resident], None], *, waits: bool
+    ) -> Resident:
         def follower(seat: _Seat) -> Resident:
             resident = Resident(
-                policy, seat.channel, seat.group, self._executor, identity=seat.identity, recipe=zygote.recipe
+                policy,
+                seat.channel,
+                seat.group,
+                self._executor,
+                identity=seat.identity,
+                recipe=zygote.recipe,
+                waits=waits,
             )
             meanwhile(resident)
             return resident
 
-        resident = await self._launch(zygote, policy, Residence(), follower)
-        try:
-            verdict = await resident.ready()
-        except BaseException:
-            resident.kill()
-            raise
-        if verdict is not None:
-            raise ResidentError(verdict.detail or f"the sandbox ended in set-up: {verdict.reason}")
-        return resident
+        return await self._launch(zygote, policy, Residence(waits), follower)
 
     async def retire(self, zygote: Zygote) -> None:
         """End a zygote that is not needed any more, and with it the guests it has forked."""
@@ -236,7 +250,7 @@ class Sandbox:
         outputs, ends = ({}, []) if resides else _output_pipes()
         handed = [memory_file(encode(request)), theirs.detach(), *ends, *procs]
         process = follower(_Seat(identity, group, ours, outputs))
-        self._follow(process, identity, policy)
+        self._follow(process, identity)
         try:
             await self._submit(zygote, process, handed, len(ends))
             await asyncio.shield(process.prepared)
@@ -269,9 +283,9 @@ class Sandbox:
         except IdentitiesExhaustedError as problem:
             raise SandboxUnavailable(str(problem)) from None
 
-    def _follow(self, process: GuestProcess, identity: Identity, policy: Policy) -> None:
+    def _follow(self, process: GuestProcess, identity: Identity) -> None:
         def give_back() -> None:
-            for each in policy.mounts:
+            for each in process.policy.mounts:
                 if isinstance(each, Writable):
                     reclaim(each.source)
 

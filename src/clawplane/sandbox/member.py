@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from clawplane.sandbox import cgroup_files
+from clawplane.sandbox.cgroups import Group
+
 MemberReason = Literal["exit", "signal", "memory", "killed", "lost"]
 
 
@@ -85,3 +88,19 @@ def close_all(descriptors: Sequence[int]) -> None:
     """Close what was opened for somebody else."""
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def make_part(group: Group, name: str, left_over: Sequence[Part]) -> tuple[Part | None, list[int], list[Part]]:
+    """Make what a member is gathered in; returns it, open files to join it by, and those of `left_over` still alive."""
+    busy = [each for each in left_over if not each.remove()]
+    branch = group.gather(name)
+    if branch is None:
+        return None, [], busy
+    return branch, cgroup_files.opened(branch.entrances[-1:]), busy
+
+
+def strike(part: Part) -> bool:
+    """Kill, and tell whether nothing is left."""
+    if part.populated():
+        part.kill()
+    return not part.populated()

@@ -36,7 +36,9 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Residence:
-    """Stay as pid 1 and start members when asked (see inside/resident.py)."""
+    """Stay as pid 1 and start members when asked (see inside/resident.py); `waits` for its last mounts before that."""
+
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,16 @@ def decode(data: bytes) -> Request:
         identity=Identity(*raw["identity"]),
         cgroups=raw["cgroups"],
     )
+
+
+def encode_mounts(mounts: Sequence[Mount]) -> bytes:
+    """Write the mounts that a waiting resident is told later."""
+    return marshal.dumps([(type(each).__name__, _values(each)) for each in mounts], _VERSION)
+
+
+def decode_mounts(data: bytes) -> tuple[Mount, ...]:
+    """Read what `encode_mounts` wrote."""
+    return tuple(_MOUNTS[name](*values) for name, values in marshal.loads(data))
 
 
 def encode_start(start: Start) -> bytes:

@@ -26,21 +26,21 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Final
 
-from clawplane.sandbox import cgroup_files
 from clawplane.sandbox.cgroups import Group, Usage
 from clawplane.sandbox.guest import GuestProcess, pid_of
 from clawplane.sandbox.identity import Identity
 from clawplane.sandbox.inside import orders, report
 from clawplane.sandbox.inside.orders import Order
-from clawplane.sandbox.member import Member, MemberEnd, MemberReason, Part, close_all
+from clawplane.sandbox.member import Member, MemberEnd, MemberReason, Part, close_all, make_part, strike
 from clawplane.sandbox.policy import EndReason, Policy, Verdict
 from clawplane.sandbox.polled_tree import ticks
 from clawplane.sandbox.readiness import readable, writable
-from clawplane.sandbox.request import Command, Interpreter, Program, Start, encode_start, memory_file
+from clawplane.sandbox.request import Command, Interpreter, Program, Start, encode_mounts, encode_start, memory_file
 from clawplane.sandbox.zygote import Recipe
 
 __all__ = ["Member", "MemberEnd", "Resident", "ResidentError"]
@@ -68,11 +68,13 @@ class Resident(GuestProcess):
         *,
         identity: Identity,
         recipe: Recipe,
+        waits: bool = False,
     ) -> None:
-        """Use `Sandbox.open_resident`."""
+        """Use `Sandbox.open_resident` or `Sandbox.begin_resident`."""
         super().__init__(policy, {}, channel, group, executor)
         self._identity = identity
         self._recipe = recipe
+        self._waits = waits
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Member]] = {}
         self._members: dict[int, Member] = {}
@@ -83,6 +85,38 @@ class Resident(GuestProcess):
         self._births = asyncio.Lock()
         self._frozen = False
         self._oom_kills_seen = 0
+
+    async def move_in(
+        self, policy: Policy, *, meanwhile: Callable[[Resident], None] = lambda resident: None
+    ) -> Resident:
+        """Finish a resident that was only begun, with more mounts and another environment than it was begun with.
+
+        `meanwhile` as in `Sandbox.open_resident`. Raises ResidentError with the reason when it cannot be finished, and
+        ValueError when `policy` differs in more than that: everything else stands already.
+        """
+        if replace(policy, mounts=self._policy.mounts, environment=self._policy.environment) != self._policy:
+            raise ValueError("a resident that was begun can only be given more mounts and another environment")
+        later = tuple(each for each in policy.mounts if each not in self._policy.mounts)
+        self._policy, self._waits = policy, False
+        self.submitted()
+        content = memory_file(encode_mounts(later))
+        try:
+            await self._send_order(orders.encode(Order(orders.FURNISH, 0, 0)), [content])
+        finally:
+            os.close(content)
+        meanwhile(self)
+        return await self.standing()
+
+    async def standing(self) -> Resident:
+        """Return this when members can be started; raises ResidentError with the reason when they never will be."""
+        try:
+            verdict = await self.ready()
+        except BaseException:
+            self.kill()
+            raise
+        if verdict is not None:
+            raise ResidentError(verdict.detail or f"the sandbox ended in set-up: {verdict.reason}")
+        return self
 
     async def fork_python(
         self,
@@ -205,6 +239,10 @@ class Resident(GuestProcess):
             self._group.relieve()
         return None
 
+    def _set_up_too_slow(self) -> None:
+        if not (self._waits and self.prepared.done()):
+            super()._set_up_too_slow()
+
     def _start_of(self, program: Program, environment: Mapping[str, str], directory: str) -> Start:
         return Start(program, {**self._policy.environment, **environment}, directory)
 
@@ -317,7 +355,7 @@ class Resident(GuestProcess):
         name = f"member-{next(self._numbers)}"
         try:
             part, joined, busy = await self._loop.run_in_executor(
-                self._executor, _make_part, self._group, name, left_over
+                self._executor, make_part, self._group, name, left_over
             )
         except OSError as problem:
             self._must_live()
@@ -326,12 +364,14 @@ class Resident(GuestProcess):
         return part, joined
 
     def _must_live(self) -> None:
+        if self._waits:
+            raise ResidentError("nobody has moved in yet")
         if not self.alive or self._ended is not None:
             raise ResidentError("the sandbox has ended")
 
     async def _struck(self, part: Part) -> bool:
         async with self._without_births():
-            return await self._loop.run_in_executor(self._executor, _strike, part)
+            return await self._loop.run_in_executor(self._executor, strike, part)
 
     def _without_births(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Let one thing at a time make or strike processes, where who belongs together is found by looking."""
@@ -363,21 +403,6 @@ class Resident(GuestProcess):
             member.settle(MemberEnd(reason, signal=signal.SIGKILL))
         self._members.clear()
         super()._settle(verdict)
-
-
-def _make_part(group: Group, name: str, left_over: Sequence[Part]) -> tuple[Part | None, list[int], list[Part]]:
-    busy = [each for each in left_over if not each.remove()]
-    branch = group.gather(name)
-    if branch is None:
-        return None, [], busy
-    return branch, cgroup_files.opened(branch.entrances[-1:]), busy
-
-
-def _strike(part: Part) -> bool:
-    """Kill, and tell whether nothing is left."""
-    if part.populated():
-        part.kill()
-    return not part.populated()
 
 
 def _hand_over(descriptor: int, identity: Identity) -> None:

@@ -308,4 +308,4 @@ async def test_health_is_503_with_the_reason_until_a_runner_is_ready(here: Plane
         assert "No runner is connected" in before.json()["reason"]
         await here.runner().connect()
         after = await client.get("/healthz")
-    assert (after.status_code, after.json()) == (200, {"ready": True, "reason": ""})
+    assert (after.status_code, after.json()) == (200, {"ready": True, "reason": "", "sessions": ""})

@@ -77,6 +77,10 @@ class Copy:
             talk.close()
             pipes.close()
             raise Unavailable(f"The copy of the interpreter is gone: {error}.") from None
+        except BaseException:  # whoever asked has left meanwhile
+            talk.close()
+            pipes.close()
+            raise
         finally:
             self._talk.close()
             self._talk = None

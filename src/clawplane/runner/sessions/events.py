@@ -71,7 +71,7 @@ class EventStream:
             self._telling.cancel()
 
     def _put(self, event: ExecEvent, cost: int) -> None:
-        if self._dropped or self._asking.done or self._waiting + cost > WAITING_BYTES:
+        if self._asking.quiet or self._dropped or self._asking.done or self._waiting + cost > WAITING_BYTES:
             return
         self._waiting += cost
         self._queue.append((event, cost))

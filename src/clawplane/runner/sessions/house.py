@@ -25,12 +25,15 @@ from clawplane.runner.sessions.places import Kept, Places
 from clawplane.runner.sessions.pool import Pool, Ready
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.python_side import PythonSide
+from clawplane.runner.sessions.quiet import Quiet
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
+from clawplane.runner.sessions.sites import Sites
 from clawplane.runner.sessions.trial import PROGRESS, Trial
 from clawplane.runner.settings import RunnerSettings
 
 _BRANCH_SECONDS: Final = 60.0
+_READY_FOR_EACH_SITE: Final = 2
 _SWEEP_SECONDS: Final = 600.0
 _DEPARTURE_SECONDS: Final = 15.0
 
@@ -73,13 +76,22 @@ class House:
         self._opening = 0
         self._clearing: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
+        quiet, kept = Quiet(self._busy), settings.session_ready
         self.pool = Pool(
             self._make_ready,
             self._discard_ready,
-            self._busy,
+            quiet,
             profiles=profiles,
-            kept=settings.session_ready,
+            kept=kept,
             size=settings.session_pool,
+        )
+        self.sites = Sites(
+            ground.sandbox,
+            ground.world,
+            quiet,
+            profiles=profiles,
+            kept=kept,
+            size=-(-settings.session_pool // _READY_FOR_EACH_SITE),
         )
 
     async def start(self) -> None:
@@ -90,6 +102,7 @@ class House:
         self.trial.begin()
         self.profiles.begin()
         self.pool.start()
+        self.sites.start()
         self._sweeping = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
@@ -99,6 +112,7 @@ class House:
             await asyncio.gather(self._sweeping, return_exceptions=True)
         await self.trial.close()
         await self.pool.close()
+        await self.sites.close()
         for session in list(self._branches):
             self._drop_branch(session)
         await asyncio.gather(*self._clearing, return_exceptions=True)
@@ -197,8 +211,9 @@ class House:
             python = PythonSide(residence, {}, options.undo, interpreter)
         else:
             workspace, residence = ready.workspace, ready.residence
-            residence.govern(self._ground.exits, options.egress)
             python = PythonSide(residence, {}, options.undo, ready.interpreter)
+            async with _closed_on_failure(residence, python):
+                residence.govern(self._ground.exits, options.egress)
         kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
         return self._settle(spec, residence, python, kept, memory=Memory(), note=note)
 
@@ -212,7 +227,7 @@ class House:
         kept = msgspec.structs.replace(kept, options=spec.options)
         residence, interpreter = await self._open(spec.options, kept.workspace)
         python = PythonSide(residence, {}, spec.options.undo, interpreter)
-        async with _closed_on_failure(residence):
+        async with _closed_on_failure(residence, python):
             memory = await recalled(self._places, kept, python)
             await python.ready()
         return self._settle(spec, residence, python, kept, memory=memory, note=note)
@@ -275,18 +290,20 @@ class House:
         saver.note(saved=False, names=kept.names)
         return live
 
-    async def _open(self, options: SessionOptions, workspace: str) -> tuple[Residence, Interpreter]:
+    async def _open(
+        self, options: SessionOptions, workspace: str, *, on_a_site: bool = True
+    ) -> tuple[Residence, Interpreter]:
         foundation = await self.profiles.ensure(options.profile)
-        path = self._places.path(workspace)
-        return await open_residence(self._ground, foundation, options, path)
+        site = self.sites.take(options) if on_a_site else None
+        return await open_residence(self._ground, foundation, options, self._places.path(workspace), site)
 
     # The pool
 
     async def _make_ready(self, profile: Profile) -> Ready:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
-        residence, interpreter = await self._open(options, workspace)
-        async with _closed_on_failure(residence):
+        residence, interpreter = await self._open(options, workspace, on_a_site=False)
+        async with _closed_on_failure(residence, PythonSide(residence, {}, options.undo, interpreter)):
             await interpreter.warm()
         return Ready(residence, interpreter, options, workspace)
 
@@ -336,9 +353,10 @@ class House:
 
 
 @asynccontextmanager
-async def _closed_on_failure(residence: Residence) -> AsyncIterator[None]:
+async def _closed_on_failure(residence: Residence, python: PythonSide) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
         await residence.close()
+        await python.close()
         raise

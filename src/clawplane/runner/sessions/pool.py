@@ -18,11 +18,10 @@ from typing import Final
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.sessions import Profile, SessionOptions
 from clawplane.runner.sessions.profiles import Profiles
+from clawplane.runner.sessions.quiet import Quiet
 from clawplane.runner.sessions.residence import Interpreter, Residence
 from clawplane.runner.sessions.world import stands_in
 
-_QUIET_SECONDS: Final = 0.04
-"""So long nobody opened a session or ran something: whoever works step by step is thinking."""
 _PATIENT_SECONDS: Final = 5.0
 _POLITE_SECONDS: Final = 0.25
 _RETRY_SECONDS: Final = 5.0
@@ -47,16 +46,16 @@ class Pool:
         self,
         make: Callable[[Profile], Awaitable[Ready]],
         discard: Callable[[Ready], Awaitable[None]],
-        busy: Callable[[], bool],
+        quiet: Quiet,
         *,
         profiles: Profiles,
         kept: tuple[Profile, ...],
         size: int,
     ) -> None:
-        """`make` opens one, `discard` throws one away, `busy` tells whether somebody else needs the processor now."""
+        """`make` opens one, `discard` throws one away, `quiet` knows when nobody else needs the processor."""
         self._make = make
         self._discard = discard
-        self._busy = busy
+        self._quiet = quiet
         self._profiles = profiles
         self._kept = kept if size else ()
         self._size = size
@@ -64,7 +63,6 @@ class Pool:
         self._discarding: set[asyncio.Future[None]] = set()
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
-        self._disturbed = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,8 +74,7 @@ class Pool:
     def take(self, wanted: SessionOptions) -> Ready | None:
         """Hand out a ready sandbox for a session with these options, if there is one."""
         waiting = self._waiting[wanted.profile]
-        if self._kept:
-            self._disturbed = asyncio.get_running_loop().time()
+        self._quiet.disturb()
         while waiting and stands_in(wanted, waiting[0].options):
             ready = waiting.popleft()
             self._wanted.set()
@@ -114,25 +111,13 @@ class Pool:
             try:
                 while (lacking := self._lacking()) is not None:
                     many = 2 * len(self._waiting[lacking]) >= self._size
-                    await self._quiet(_PATIENT_SECONDS if many else _POLITE_SECONDS)
+                    await self._quiet.wait(_PATIENT_SECONDS if many else _POLITE_SECONDS)
                     self._waiting[lacking].append(await self._make(lacking))
                 self._filled.set()
                 await self._wanted.wait()
             except (ClawplaneError, OSError) as error:
                 _log.warning("The pool of ready sandboxes cannot be filled: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _quiet(self, patience: float) -> None:
-        """Wait until nobody has needed the processor for a moment, at most `patience` seconds."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + patience
-        while (now := clock()) < until:
-            if self._busy():
-                self._disturbed = now
-            left = self._disturbed + _QUIET_SECONDS - now
-            if left <= 0:
-                return
-            await asyncio.sleep(min(left, until - now))
 
     def _lacking(self) -> Profile | None:
         lacking = [

@@ -24,6 +24,7 @@ from clawplane.runner.egress import Exits, entries_since
 from clawplane.runner.sessions.interpreter import READY_SECONDS, Conversation, Gone
 from clawplane.runner.sessions.pipes import Pipes, make_pipes
 from clawplane.runner.sessions.profiles import ENTRY_POINT, Foundation
+from clawplane.runner.sessions.sites import abandoned
 from clawplane.runner.sessions.world import HTTP, SOCKS, WORKSPACE, World
 from clawplane.runner.workspace_files import WorkspaceFiles
 from clawplane.sandbox.cgroups import Usage
@@ -179,15 +180,20 @@ class Ground:
 
 
 async def open_residence(
-    ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path
+    ground: Ground, foundation: Foundation, options: SessionOptions, workspace: Path, site: Resident | None = None
 ) -> tuple[Residence, Interpreter]:
-    """Open a sandbox with a workspace, a way out and an interpreter.
+    """Open a sandbox with a workspace, a way out and an interpreter, on a `site` if there is one (see sites.py).
 
     Raises Unavailable, InvalidArgument for bad egress rules.
     """
-    relay = ground.exits.for_session(options.egress)
+    try:
+        relay = ground.exits.for_session(options.egress)
+    except BaseException:
+        if site is not None:
+            await abandoned(site)
+        raise
     policy = ground.world.policy(options, foundation.site_directories, workspace)
-    resident, starting = await _opened(ground.sandbox, foundation.zygote, policy)
+    resident, starting = await _opened(ground.sandbox, foundation.zygote, policy, site)
     try:
         files = WorkspaceFiles(
             workspace,
@@ -199,28 +205,35 @@ async def open_residence(
         interpreter = await starting
     except BaseException:
         await relay.close()
-        await _thrown_away(resident)
+        await abandoned(resident)
         await _forgotten(starting)
         raise
     return Residence(resident, foundation, relay, files), interpreter
 
 
-async def _opened(sandbox: Sandbox, zygote: Zygote, policy: Policy) -> tuple[Resident, asyncio.Task[Interpreter]]:
+async def _opened(
+    sandbox: Sandbox, zygote: Zygote, policy: Policy, site: Resident | None
+) -> tuple[Resident, asyncio.Task[Interpreter]]:
     """Open a sandbox; its interpreter is asked for at once and forked as soon as it stands."""
     starting: list[asyncio.Task[Interpreter]] = []
 
     def meanwhile(resident: Resident) -> None:
         starting.append(asyncio.create_task(_start_python(resident, {})))
 
-    opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy, meanwhile=meanwhile))
+    if site is None:
+        opening = asyncio.ensure_future(sandbox.open_resident(zygote, policy, meanwhile=meanwhile))
+    else:
+        opening = asyncio.ensure_future(site.move_in(policy, meanwhile=meanwhile))
     try:
         return await asyncio.shield(opening), starting[0]
     except (ResidentError, ZygoteError, SandboxUnavailable) as error:
         await _forgotten(*starting)
+        if site is not None:
+            await abandoned(site)
         raise Unavailable(f"The session's sandbox could not be set up: {error}.") from error
     except asyncio.CancelledError:  # let it be whole before it is thrown away: half of it cannot be closed
         with contextlib.suppress(ResidentError, ZygoteError, SandboxUnavailable):
-            await _thrown_away(await opening)
+            await abandoned(await opening)
         await _forgotten(*starting)
         raise
 
@@ -260,12 +273,6 @@ async def _forgotten(*starting: asyncio.Task[Interpreter]) -> None:
     for each in await asyncio.gather(*starting, return_exceptions=True):
         if isinstance(each, Interpreter):
             each.close()
-
-
-async def _thrown_away(resident: Resident) -> None:
-    await resident.close()
-    for listener in resident.listeners.values():
-        listener.close()
 
 
 def _sealed(content: bytes) -> int:

@@ -9,6 +9,8 @@ Theory of operation. The fork is pid 1 of a new pid namespace and still holds th
    standard streams, loads the system call filter, and only then reads anything a user wrote.
 The child holds one more descriptor, the gate (see gate.py), at whose other end pid 1 waits.
 A resident (see resident.py) ends with step 4: pid 1 loads the filter itself, and every later fork of it is a member.
+A resident that waits stops in step 3, half-made: it knows nothing yet of who will live in it, and nobody but our own
+code is in its namespaces. The first order tells its last mounts; then it goes on as any other.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from clawplane.sandbox import landlock, limits, namespaces, seccomp
-from clawplane.sandbox.inside import command_line, descriptors, gate, joining, reaper, report, resident, root
-from clawplane.sandbox.policy import Listener
-from clawplane.sandbox.request import Request, Residence, Start, decode
+from clawplane.sandbox.inside import command_line, descriptors, gate, joining, orders, reaper, report, resident, root
+from clawplane.sandbox.policy import Listener, Mount
+from clawplane.sandbox.request import Request, Residence, Start, decode, decode_mounts
 
 _BACKLOG: Final = 1024
 
@@ -88,17 +90,35 @@ def _furnish(surroundings: Surroundings, given: Descriptors, request: Request) -
     if policy.network == "loopback":
         flags |= namespaces.NEWNET
     namespaces.unshare(flags)
-    root.build(surroundings.staging, policy, identity, surroundings.prefixes, translate=surroundings.privileged)
+    privileged = surroundings.privileged
+    tree = root.begin(surroundings.staging, policy, identity, surroundings.prefixes, translate=privileged)
     namespaces.set_host_name(policy.host_name)
     if policy.network == "loopback":
         namespaces.raise_loopback()
     _listen(given.report, policy.listeners)
     for descriptor in given.outputs:
         os.fchown(descriptor, *identity.owner)  # /dev/stdout opens it anew, by owner and mode
-    namespaces.become(identity, change_ids=surroundings.privileged)
+    later: tuple[Mount, ...] = ()
+    if isinstance(request.program, Residence) and request.program.waits:
+        tree.expect((os.getuid(), os.getgid()))
+        later = _told_later(given.report)
+        tree.add(later)
+    tree.finish()
+    namespaces.become(identity, change_ids=privileged)
     namespaces.drop_capabilities()
     limits.apply_rlimits(policy.limits, cgroups=request.cgroups)
-    landlock.restrict(["/"], root.writable_targets(policy))
+    landlock.restrict(["/"], root.writable_targets((*policy.mounts, *later)))
+
+
+def _told_later(channel: int) -> tuple[Mount, ...]:
+    """Wait, as long as it takes, for the mounts of whoever moves in; ends when the supervisor is gone."""
+    connection = socket.socket(fileno=channel)
+    message, received, _flags, _address = socket.recv_fds(connection, orders.LARGEST, orders.MOST_DESCRIPTORS)
+    connection.detach()
+    if not message:
+        os._exit(0)
+    (content,) = received
+    return decode_mounts(descriptors.read_whole(content))
 
 
 def _listen(channel: int, listeners: Sequence[Listener]) -> None:

@@ -4,6 +4,8 @@ START: fork a member. Its descriptors: what it shall run (request.Start), the ga
 the control socket if there is one, and the cgroup.procs files it joins.
 ADOPT: follow a process that is already a child of pid 1, a copy that an interpreter made of itself, and move it, to the
 cgroup.procs files that come along.
+FURNISH: finish a resident that waits half-made. Its descriptor: the mounts that are still missing. It comes first and
+once, and only to a resident that was asked to wait.
 Every order carries a number, by which the reports name the member from then on.
 """
 
@@ -16,6 +18,7 @@ from typing import Final
 
 START: Final = b"S"
 ADOPT: Final = b"A"
+FURNISH: Final = b"F"
 LARGEST: Final = 64
 MOST_DESCRIPTORS: Final = 16
 _ORDER: Final = struct.Struct("=cQI")

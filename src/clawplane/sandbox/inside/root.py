@@ -5,12 +5,14 @@ Theory of operation
   these two whole, which costs one call each instead of twenty.
 - Per guest a fresh tmpfs becomes the root. What differs between guests (hosts, resolver, host name) lies in /run, where
   /etc points to. When everything is mounted the root itself is sealed and pivoted into.
+- A tree may stay half-made for a while: the rest of its mounts is added when it is known (see inside/child.py).
 - Mount points of the policy are walked name by name without following links, because an uploaded package may contain
   any link it likes; they are created only in memory of ours, never through a bind in a host directory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -53,8 +55,8 @@ def prepare_template(staging: str) -> None:
     mounts.seal(f"{staging}/etc")
 
 
-def build(staging: str, policy: Policy, identity: Identity, prefixes: Sequence[str], *, translate: bool) -> None:
-    """Mount the tree for `policy` and make it the root of this mount namespace.
+def begin(staging: str, policy: Policy, identity: Identity, prefixes: Sequence[str], *, translate: bool) -> Tree:
+    """Mount the tree for `policy`; more may be added before it is finished.
 
     `prefixes` are interpreter trees shown read-only at their own place; translate=True when file owners must be
     translated because the guest's id is not the one that owns the sources.
@@ -75,14 +77,14 @@ def build(staging: str, policy: Policy, identity: Identity, prefixes: Sequence[s
     _mount_proc(f"{root}/proc")
     options = f"newinstance,ptmxmode=0666,mode=0620,uid={identity.uid},gid={identity.gid}"
     mounts.mount("devpts", f"{root}/dev/pts", "devpts", mounts.MS_NOSUID | mounts.MS_NOEXEC, options)
-    _Tree(root, identity, translate).add(_with_defaults(policy.mounts, prefixes))
-    mounts.seal(root, recursive=False)
-    mounts.pivot(root)
+    tree = Tree(root, identity, translate)
+    tree.add(_with_defaults(policy.mounts, prefixes))
+    return tree
 
 
-def writable_targets(policy: Policy) -> list[str]:
-    """Return the trees a guest of `policy` may write to, beside /dev and /proc."""
-    listed = [each.target for each in policy.mounts if not isinstance(each, ReadOnly)]
+def writable_targets(listed_mounts: Iterable[Mount]) -> list[str]:
+    """Return the trees a guest with these mounts may write to, beside /dev and /proc."""
+    listed = [each.target for each in listed_mounts if not isinstance(each, ReadOnly)]
     return sorted({*listed, _TEMPORARY.target, _SHARED_MEMORY.target})
 
 
@@ -131,7 +133,7 @@ def _mount_proc(target: str) -> None:
             mounts.seal(f"{target}/{name}", mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC)
 
 
-class _Tree:
+class Tree:
     """The policy's mounts, below one root."""
 
     def __init__(self, root: str, identity: Identity, translate: bool) -> None:
@@ -139,8 +141,24 @@ class _Tree:
         self._identity = identity
         self._translate = translate
         self._host_trees: list[str] = []
+        self._idmaps: dict[tuple[int, int], int] = {}
+
+    def expect(self, owner: tuple[int, int]) -> None:
+        """Prepare for sources that belong to `owner`: what may be done early is done."""
+        if self._translate:
+            with contextlib.suppress(PermissionError):
+                self._idmap(owner)
+
+    def finish(self) -> None:
+        """Seal the root, and make it that of this mount namespace."""
+        for descriptor in self._idmaps.values():
+            os.close(descriptor)
+        self._idmaps.clear()
+        mounts.seal(self._root, recursive=False)
+        mounts.pivot(self._root)
 
     def add(self, listed: Iterable[Mount]) -> None:
+        """Mount in this order; raises SetupError."""
         for each in listed:
             try:
                 self._add(each)
@@ -231,7 +249,7 @@ class _Tree:
         """Try to show `source` as owned by the guest; False where the file system cannot."""
         found = os.stat(source)
         try:
-            idmap = mounts.idmap_descriptor((found.st_uid, found.st_gid), self._identity.owner)
+            idmap = self._idmap((found.st_uid, found.st_gid))
         except PermissionError:
             return False
         try:
@@ -240,9 +258,12 @@ class _Tree:
             if problem.errno not in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
                 raise
             return False
-        finally:
-            os.close(idmap)
         return True
+
+    def _idmap(self, owner: tuple[int, int]) -> int:
+        if owner not in self._idmaps:
+            self._idmaps[owner] = mounts.idmap_descriptor(owner, self._identity.owner)
+        return self._idmaps[owner]
 
     def _overlay(self, each: Overlay, target: str) -> None:
         """Lay a limited tmpfs over the source, or copy the source into it where overlayfs does not work."""

@@ -35,8 +35,10 @@ from clawplane.sandbox.request import (
     Residence,
     Start,
     decode,
+    decode_mounts,
     decode_start,
     encode,
+    encode_mounts,
     encode_start,
     memory_file,
 )
@@ -203,6 +205,7 @@ def _rehearse() -> None:
         for _ in range(_REHEARSALS):
             joining.join([null])
             decode(descriptors.read_whole(memory_file(encode(request))))
+            decode_mounts(descriptors.read_whole(memory_file(encode_mounts(policy.mounts))))
             decode_start(descriptors.read_whole(memory_file(encode_start(start))))
             orders.handed(orders.decode(orders.encode(orders.Order(orders.START, 1, 1))), range(6))
             report.say(ours.fileno(), report.STARTED, report.encode_started(1, 1), [null])

@@ -87,6 +87,14 @@ class Residents:
         limits = Limits(**{"wall": None, "memory": 256 * MIB, **changes.pop("limits", {})})
         return await self.sandbox.open_resident(self.zygote, Policy(limits=limits, **changes))
 
+    def policy(self, **changes: Any) -> Policy:
+        """What `begin` begins with, but for `changes`."""
+        return Policy(**{"limits": Limits(wall=None, memory=256 * MIB), **changes})
+
+    async def begin(self, **changes: Any) -> Resident:
+        """Return one that waits for somebody to move in."""
+        return await self.sandbox.begin_resident(self.zygote, self.policy(**changes))
+
     async def fork(self, resident: Resident, **environment: str) -> Talking:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
