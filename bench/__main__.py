@@ -13,7 +13,8 @@ from pathlib import Path
 def main() -> int:
     """Run the named benches, or all, and return how many failed."""
     directory = Path(__file__).parent
-    known = sorted(path.stem for path in directory.glob("*.py") if path.stem not in {"__init__", "__main__", "report", "thin_http"})
+    parts = {"__init__", "__main__", "report", "thin_http"}
+    known = sorted(path.stem for path in directory.glob("*.py") if path.stem not in parts)
     names = sys.argv[1:] or known
     failed = 0
     for name in names:
