@@ -105,7 +105,9 @@ async def test_a_packed_body_may_have_several_members() -> None:
     assert await read(gzip.compress(b'{"a":') + gzip.compress(b"1}"), packing="gzip") == {"a": 1}
 
 
-@pytest.mark.parametrize("data", [b"{}", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"rest"])
+@pytest.mark.parametrize(
+    "data", [b"{}", gzip.compress(b"{}")[:-4], gzip.compress(b"{}") + b"rest"], ids=["plain", "cut", "followed"]
+)
 async def test_what_is_not_packed_as_it_says_is_no_json_body(data: bytes) -> None:
     with pytest.raises(BadJson):
         await read(data, packing="gzip")
