@@ -76,7 +76,7 @@ async def test_a_link_within_the_roots_is_written_through(do, home: Path) -> Non
     assert ((home / "link").is_symlink(), (home / "real").read_text()) == (True, "new")
 
 
-@pytest.mark.parametrize("path", ["link/passwd", "/etc/passwd", "~/../../../../../etc/passwd", "/proc/self/environ"])
+@pytest.mark.parametrize("path", ["link/passwd", "/etc/passwd", f"~/{'../' * 20}etc/passwd", "/proc/self/environ"])
 async def test_a_way_out_of_the_roots_is_refused(do, home: Path, path: str) -> None:
     (home / "link").symlink_to("/etc")
     for work in (
