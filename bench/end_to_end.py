@@ -376,7 +376,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clawplane-bench-") as directory:
         plane = Plane(Path(directory))
         filled = asyncio.run(fill(Path(directory), arguments.rows))
-        ready = plane.start()
+        ready = plane.start(CLAWPLANE_SESSIONS="0")  # what Workers cost; sessions have a bench of their own
         try:
             figures = [Figure("clawplane up -> ready", ready * 1000, "ms")]
             figures += asyncio.run(measure(plane, filled, arguments))
