@@ -85,7 +85,7 @@ def _task_id(body: Mapping[str, Any]) -> TaskId | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise InvalidArgument("taskId is required, as a text")
+        raise InvalidArgument("taskId is required")
     if len(value) > _MAX_ID or _CONTROL.search(value) is not None:
         raise InvalidArgument(f"taskId: use up to {_MAX_ID} characters, none of them a control character")
     return TaskId(value)
