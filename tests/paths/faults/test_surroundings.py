@@ -177,6 +177,8 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
     with ThreadPoolExecutor(4) as pool:
         runners = list(pool.map(start, ("short", "swallowed")))
         worker = parts.push()
+        for slug in [parts.start(worker, n=2, each=0.5) for _ in range(2)]:  # one on each: both are warm from here on
+            parts.ended(slug)
         brief = [parts.start(worker, n=80, each=0.2) for _ in range(2)]
         for slug in brief:
             parts.until_log_says(slug, "half way")
