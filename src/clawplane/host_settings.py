@@ -21,7 +21,6 @@ from clawplane.variables import entries, whole_number
 CHAT_API: Final = "https://discord.com/api/v10"
 _INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
 _ON: Final = frozenset({"1", "true", "yes", "on"})
-_LONGEST_LIST: Final = 2
 _PORT: Final = 3456
 _LAST_PORT: Final = 65_535
 
@@ -108,7 +107,7 @@ def _pair(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
         if not token:
             continue
         tokens.append(checked_token(variable, token))
-    return tuple(tokens[:_LONGEST_LIST])
+    return tuple(tokens)
 
 
 def _callbacks(environment: Mapping[str, str]) -> CallbackChoices:

@@ -81,18 +81,17 @@ async def host_plane(
     )
     upkeep = HostUpkeep(store.host_tasks, store.task_events, store.wakeups, clock, bounds.retention)
     listener = Listener(store.host_tasks, store.agent_sessions, store.task_events, store.wakeups, clock)
-    leases.listen(listener)
-    await pollers.start()
-    await callbacks.start()
-    await upkeep.start()
     try:
+        leases.listen(listener)
+        await pollers.start()
+        await callbacks.start()
+        await upkeep.start()
         yield HostPlane(work, callbacks, _options(bounds, settings.database or settings.data / DATABASE))
     finally:
         await work.leave()
         await listener.close()
         await upkeep.close()
         await callbacks.close()
-        await courier.close()
 
 
 def trust_tokens(access: Access, tokens: HostTokens) -> None:

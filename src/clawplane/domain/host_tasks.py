@@ -219,8 +219,8 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task to be stored, with what surrounds it.
 
-    ready_at orders the queue (created_at less priority * PRIORITY_STEP_MS); not_before delays it; callback_token is
-    sealed (see flows/sealing). idempotency: the key and a digest of the request.
+    priority moves it in the queue, see `order_of`; not_before delays it; callback_token is sealed (see
+    domain/sealing). idempotency: the key and a digest of the request.
     """
 
     id: TaskId

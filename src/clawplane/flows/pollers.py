@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable
-from typing import Final
+from typing import Final, NamedTuple
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
@@ -31,6 +31,14 @@ _AT_ONCE: Final = 8
 _RETRY_SECONDS: Final = 1.0
 
 
+class _Parked(NamedTuple):
+    """A poll that waits; `kind` is the same for polls that can be given the same tasks."""
+
+    poll: Poll
+    kind: str
+    answer: asyncio.Future[Claimed | None]
+
+
 class Pollers:
     """The polls that wait for a host task."""
 
@@ -38,7 +46,7 @@ class Pollers:
         self._tasks = tasks
         self._wakeups = wakeups
         self._clock = clock
-        self._parked: OrderedDict[int, tuple[Poll, asyncio.Future[Claimed | None]]] = OrderedDict()
+        self._parked: OrderedDict[int, _Parked] = OrderedDict()
         self._number = 0
         self._claiming: asyncio.Task[None] | None = None
         self._again = False
@@ -53,7 +61,7 @@ class Pollers:
     @property
     def reaches(self) -> list[Reach]:
         """Return what the waiting polls could take."""
-        return [poll.reach for poll, _ in self._parked.values()]
+        return [parked.poll.reach for parked in self._parked.values()]
 
     async def start(self) -> None:
         """Take back what polls of an earlier process held, and begin to listen."""
@@ -63,9 +71,8 @@ class Pollers:
     async def close(self) -> None:
         """Answer every parked poll with nothing, and stop."""
         self._closed = True
-        for _, answer in self._parked.values():
-            if not answer.done():
-                answer.set_result(None)
+        for parked in self._parked.values():
+            _give_up(parked.answer)
         self._parked.clear()
         running = [task for task in (self._listener, self._claiming) if task is not None]
         for task in running:
@@ -80,7 +87,7 @@ class Pollers:
         answer: asyncio.Future[Claimed | None] = loop.create_future()
         self._number += 1
         number = self._number
-        self._parked[number] = (poll, answer)
+        self._parked[number] = _Parked(poll, _kind_of(poll.reach), answer)
         self.look()
         timer = loop.call_later(seconds, _give_up, answer)
         leaving = asyncio.ensure_future(gone)
@@ -126,45 +133,39 @@ class Pollers:
             chosen = self._chosen()
             if not chosen:
                 return
-            polls = [self._parked[number][0] for number in chosen]
+            parked = [self._parked[number] for number in chosen]
             try:
-                claims = await self._tasks.claim(polls, now=self._clock.now_ms())
+                claims = await self._tasks.claim([each.poll for each in parked], now=self._clock.now_ms())
             except StoreError as error:
                 _log.warning("claiming host tasks waits: %s", error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            served = all(claims)
             for number, claimed in zip(chosen, claims, strict=True):
                 if claimed is not None:
                     await self._hand_over(number, claimed)
-            more = self._again or served or self._unseen(polls, claims)
+            unserved = {each.kind for each, claimed in zip(parked, claims, strict=True) if claimed is None}
+            # where every poll of some kind was served, others of that kind may be, too
+            more = self._again or any(each.kind not in unserved for each in parked)
 
     def _chosen(self) -> list[int]:
         """Return the polls that have waited longest, a few of each reach."""
-        by_reach: dict[bytes, list[int]] = defaultdict(list)
-        for number, (poll, answer) in self._parked.items():
-            of_reach = by_reach[_kind_of(poll)]
-            if len(of_reach) < _AT_ONCE and not answer.done():
-                of_reach.append(number)
-        return sorted(number for numbers in by_reach.values() for number in numbers)
-
-    @staticmethod
-    def _unseen(polls: list[Poll], claims: list[Claimed | None]) -> bool:
-        """Tell whether every poll of some reach was served, so that others of that reach may be, too."""
-        unserved = {_kind_of(poll) for poll, claimed in zip(polls, claims, strict=True) if claimed is None}
-        return any(_kind_of(poll) not in unserved for poll in polls)
+        by_kind: dict[str, list[int]] = defaultdict(list)
+        for number, parked in self._parked.items():
+            of_kind = by_kind[parked.kind]
+            if len(of_kind) < _AT_ONCE and not parked.answer.done():
+                of_kind.append(number)
+        return sorted(number for numbers in by_kind.values() for number in numbers)
 
     async def _hand_over(self, number: int, claimed: Claimed) -> None:
         parked = self._parked.pop(number, None)
-        if parked is not None and not parked[1].done():
-            parked[1].set_result(claimed)
+        if parked is not None and not parked.answer.done():
+            parked.answer.set_result(claimed)
             return
         await self.undo(claimed)
 
 
-def _kind_of(poll: Poll) -> bytes:
-    reach = poll.reach
-    return repr((reach.groups, reach.runner, reach.name, sorted(reach.labels.items()))).encode()
+def _kind_of(reach: Reach) -> str:
+    return repr((reach.groups, reach.runner, reach.name, sorted(reach.labels.items())))
 
 
 def _give_up(answer: asyncio.Future[Claimed | None]) -> None:

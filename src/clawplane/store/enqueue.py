@@ -39,11 +39,6 @@ async def store_jobs(tx: Transaction, jobs: Sequence[NewJob]) -> None:
     )
 
 
-def _job_row(job: NewJob) -> tuple[object, ...]:
-    bounds = (job.timeout_ms, job.max_attempts, job.silence_ms)
-    return (job.id, KIND_NAMES[job.kind], job.subject, job.caps, job.ready_at, *bounds, job.spec)
-
-
 async def make_ready(tx: Transaction, rows: Sequence[tuple[str, int, JobId, int]]) -> None:
     """Let stored jobs be taken: (caps, ready_at, job, attempts used up) each."""
     await tx.many("insert_ready", rows)

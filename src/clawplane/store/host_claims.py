@@ -17,7 +17,7 @@ from clawplane.domain.leases import AttemptEnd, JobKind, Outcome, Want
 from clawplane.store.counts import Counts
 from clawplane.store.database import Transaction
 from clawplane.store.endings import Ending
-from clawplane.store.host_ends import start
+from clawplane.store.host_ends import Start, start
 from clawplane.store.host_rows import TaskCounter, task_of_id, tasks_of_jobs
 from clawplane.store.host_submits import NEVER_MS
 from clawplane.store.host_trail import append_task_events
@@ -72,14 +72,11 @@ async def _claim(tx: Transaction, polls: Sequence[Poll], now: int) -> list[Claim
         rows.append((offer.job, offer.fence, offer.nonce, offer.runner, offer.attempt, now, until, silence))
     await tx.many("insert_direct_lease", rows)
     await _count(tx, picks)
-    for delivers in (False, True):
-        jobs = [picked.job for picked in picks if polls[places[picked.job]].server_delivers is delivers]
-        if jobs:
-            await start(tx, jobs, now=now, server_delivers=delivers)
-    found = await tasks_of_jobs(tx, [picked.job for picked in picks])
+    starts = {o.job: Start(o.attempt, o.runner, polls[places[o.job]].server_delivers) for o in offers}
+    running = await start(tx, starts, now=now)
     claimed: list[Claimed | None] = [None] * len(polls)
     for offer in offers:
-        stored = found[offer.job]
+        stored = running[offer.job]
         claimed[places[offer.job]] = Claimed(task=stored.task, fence=offer.fence, callback_token=stored.callback_token)
     return claimed
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -41,7 +41,9 @@ class HostConsequences:
 
     async def confirmed(self, tx: Transaction, jobs: Sequence[JobId], now: int) -> None:
         """Let the tasks run, where their runners are; the control plane sends their callbacks."""
-        await start(tx, jobs, now=now, server_delivers=True)
+        leases = await leases_of(tx, jobs)
+        starts = {job: Start(lease.attempt, lease.runner, server_delivers=True) for job, lease in leases.items()}
+        await start(tx, starts, now=now)
 
     async def retried(self, tx: Transaction, retries: Sequence[Retry]) -> None:
         """Let the tasks wait again, at their old places."""
@@ -77,20 +79,33 @@ class HostConsequences:
         return {}
 
 
-async def start(tx: Transaction, jobs: Sequence[JobId], *, now: int, server_delivers: bool) -> None:
-    """Set tasks running whose leases are there."""
-    found = await tasks_of_jobs(tx, jobs)
-    leases = await leases_of(tx, list(found))
+class Start(NamedTuple):
+    """Who takes a task, with which attempt; `server_delivers`: whether the control plane sends its callback."""
+
+    attempt: int
+    runner: str
+    server_delivers: bool
+
+
+async def start(tx: Transaction, starts: Mapping[JobId, Start], *, now: int) -> dict[JobId, StoredTask]:
+    """Set tasks running and return them as they are then."""
+    found = await tasks_of_jobs(tx, starts)
     counter = TaskCounter()
     rows, events = [], []
+    running: dict[JobId, StoredTask] = {}
     for job, stored in found.items():
-        lease = leases[job]
+        attempt, runner, server_delivers = starts[job]
         counter.move(stored.task.status.value, _RUNNING)
-        rows.append((now, lease.attempt, lease.runner, int(server_delivers), job))
+        rows.append((now, attempt, runner, int(server_delivers), job))
         events.append(stored.event("task.started", TaskStatus.RUNNING, now))
+        task = msgspec.structs.replace(
+            stored.task, status=TaskStatus.RUNNING, started_at=now, attempt=attempt, runner=runner
+        )
+        running[job] = msgspec.structs.replace(stored, task=task, server_delivers=server_delivers)
     await tx.many("start_host", rows)
     await counter.write(tx)
     await append_task_events(tx, events)
+    return running
 
 
 class _Ends:

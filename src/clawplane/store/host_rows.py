@@ -38,7 +38,6 @@ class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int
     deliver_to: str | None
     server_delivers: bool
-    consumed: bool
 
     def event(self, type_: str, status: TaskStatus, at: int, details: Any = None) -> NewTaskEvent:
         """Return a record of the server's about this task."""
@@ -63,7 +62,7 @@ def stored_of(row: Row) -> StoredTask:
     """Return one task from its row."""
     (job, id_, owner, type_, created_at, session_id, session_key, priority, not_before, on_loss) = row[:10]
     (channel, url, asked, token, timeout_ms, deliver_to) = row[10:16]
-    (status, approval, started_at, completed_at, attempt, runner, reason, server_delivers, consumed) = row[16:]
+    (status, approval, started_at, completed_at, attempt, runner, reason, server_delivers) = row[16:]
     about = unpack_asked(asked)
     task = HostTask(
         id=TaskId(id_),
@@ -97,7 +96,6 @@ def stored_of(row: Row) -> StoredTask:
         timeout_ms=timeout_ms,
         deliver_to=deliver_to,
         server_delivers=bool(server_delivers),
-        consumed=bool(consumed),
     )
 
 

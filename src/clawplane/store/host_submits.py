@@ -339,5 +339,4 @@ def _stored(new: NewTask) -> StoredTask:
         timeout_ms=new.timeout_ms,
         deliver_to=new.deliver_to,
         server_delivers=True,
-        consumed=False,
     )

@@ -69,25 +69,29 @@ async def append(tx: Transaction, items: Sequence[TaskEvent]) -> list[TaskEvent]
     """Append records that come from outside a task's own steps."""
     stored = []
     for item in items:
-        event = NewTaskEvent(
-            id=item.id,
-            type=item.type,
-            created_at=item.created_at,
-            task=item.task_id,
-            task_type=item.task_type,
-            task_status=item.task_status,
-            session_id=item.session_id,
-            origin=item.origin,
-            dispatch_mode=item.dispatch_mode,
-            response_mode=item.response_mode,
-            entrypoint=item.entrypoint,
-            details=item.details,
-            source=item.source,
-        )
-        await append_task_events(tx, [event])
+        await append_task_events(tx, [new_event(item)])
         ((*row,),) = await tx.fetch("last_host_event")
         stored.append(_event(tuple(row)))
     return stored
+
+
+def new_event(event: TaskEvent) -> NewTaskEvent:
+    """Return a record to be stored; its place is given by the store."""
+    return NewTaskEvent(
+        id=event.id,
+        type=event.type,
+        created_at=event.created_at,
+        task=event.task_id,
+        task_type=event.task_type,
+        task_status=event.task_status,
+        session_id=event.session_id,
+        origin=event.origin,
+        dispatch_mode=event.dispatch_mode,
+        response_mode=event.response_mode,
+        entrypoint=event.entrypoint,
+        details=event.details,
+        source=event.source,
+    )
 
 
 async def trim(tx: Transaction, items: Sequence[_Trim]) -> list[dict[str, int]]:

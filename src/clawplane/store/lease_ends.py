@@ -141,6 +141,8 @@ async def cancel_jobs(tx: Transaction, item: Cancelled) -> list[LeaseView]:
 
 async def take_out(tx: Transaction, ledger: Ledger, jobs: Sequence[JobId]) -> list[tuple[JobId, str]]:
     """Remove jobs from the queue that wait, for now or for their time; return them with their kinds."""
+    if not jobs:
+        return []
     wanted = {"jobs": id_list(jobs)}
     waiting = await tx.fetch("waiting_jobs", wanted)
     await tx.many("delete_ready", [(caps, ready_at, job) for job, _, _, caps, ready_at in waiting])

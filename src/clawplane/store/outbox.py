@@ -8,7 +8,7 @@ from typing import NamedTuple
 from clawplane.domain.host_ports import Parcel
 from clawplane.domain.host_tasks import TaskEvent, TaskId
 from clawplane.store.database import Database, Transaction
-from clawplane.store.host_trail import append as append_events
+from clawplane.store.host_trail import append_task_events, new_event
 
 
 class _Progress(NamedTuple):
@@ -31,12 +31,8 @@ async def progress(tx: Transaction, items: Sequence[_Progress]) -> list[None]:
 
 async def settle(tx: Transaction, items: Sequence[_Settled]) -> list[bool]:
     """Remove parcels, each with its one terminal record."""
-    settled = []
-    for parcel, event in items:
-        there = await tx.execute("delete_host_parcel", {"id": parcel}) > 0
-        if there:
-            await append_events(tx, [event])
-        settled.append(there)
+    settled = [await tx.execute("delete_host_parcel", {"id": parcel}) > 0 for parcel, _ in items]
+    await append_task_events(tx, [new_event(item.event) for item, there in zip(items, settled, strict=True) if there])
     return settled
 
 

@@ -65,7 +65,7 @@ async def pick(tx: Transaction, wants: Sequence[Want], places: dict[JobId, int] 
 
 async def _pick_in_turn(tx: Transaction, caps: str, wants: Sequence[Want]) -> list[Pick]:
     most = sum(want.count for want in wants)
-    picked = [Pick(*(*row, caps)) for row in await tx.fetch("pick_ready", {"caps": caps, "count": most})]
+    picked = [Pick(*row) for row in await tx.fetch("pick_ready", {"caps": caps, "count": most})]
     if picked:
         last = picked[-1]
         await tx.execute("delete_ready_upto", {"caps": caps, "ready_at": last.ready_at, "job": last.job})
@@ -85,7 +85,7 @@ async def _pick_by_reach(tx: Transaction, wants: Sequence[Want], places: dict[Jo
     candidates: list[Pick] = []
     for caps, able in matches.items():
         if able:
-            candidates += [Pick(*(*row, caps)) for row in await tx.fetch("pick_ready", {"caps": caps, "count": most})]
+            candidates += [Pick(*row) for row in await tx.fetch("pick_ready", {"caps": caps, "count": most})]
     candidates.sort(key=lambda each: (each.ready_at, each.job))
     given: Counter[int] = Counter()
     picks: list[Pick] = []

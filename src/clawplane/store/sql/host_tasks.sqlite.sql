@@ -1,5 +1,4 @@
--- Statements over a set of jobs or of tasks, which PostgreSQL writes with unnest(:jobs::bigint[]); and one that must not
--- be planned by the state, of which nearly all rows are of one.
+-- Statements over a set of jobs or of tasks, which PostgreSQL writes with unnest(:jobs::bigint[]).
 
 -- name: host_tasks_of_jobs
 SELECT h.* FROM json_each(:jobs) wanted JOIN host_whole h ON h.job = wanted.value

@@ -19,9 +19,3 @@ SELECT c.first, c.count, c.origin, c.body FROM log_stream s JOIN log_chunk c ON 
 WHERE s.subject = :subject AND c.first >= coalesce(
     (SELECT max(b.first) FROM log_chunk b WHERE b.stream = s.id AND b.first <= :seq + 1), 0)
 ORDER BY c.first LIMIT :limit
-
--- name: delete_log_chunks
-DELETE FROM log_chunk WHERE stream IN (SELECT id FROM log_stream WHERE subject = :subject)
-
--- name: delete_log_stream
-DELETE FROM log_stream WHERE subject = :subject

@@ -17,7 +17,7 @@ SELECT t.job, t.attempts, j.caps, j.ready_at, t.due_at FROM timer t JOIN job j O
 DELETE FROM timer WHERE due_at <= :now
 
 -- name: pick_ready
-SELECT r.ready_at, r.job, r.attempts, j.kind, j.subject, j.timeout_ms, j.silence_ms, j.spec
+SELECT r.ready_at, r.job, r.attempts, j.kind, j.subject, j.timeout_ms, j.silence_ms, j.spec, r.caps
 FROM ready r JOIN job j ON j.id = r.job
 WHERE r.caps = :caps ORDER BY r.ready_at, r.job LIMIT :count
 
