@@ -14,7 +14,6 @@ from pathlib import Path
 from clawplane.builder.removal import remove_tree
 
 MAXIMUM_DEPTH = 128
-_WRITE_BITS = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 class UnusableTree(ValueError):

@@ -170,7 +170,12 @@ class Relay:
     async def _join(self, client: Client, destination: Destination, reached: Reached) -> None:
         entry, _ = self.ledger.note(destination.name, destination.port, "allowed")
         far = FarEnd(self, client, entry, reached.early)
-        await asyncio.get_running_loop().create_connection(lambda: far, sock=reached.connection)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: far, sock=reached.connection)
+        except Exception:  # whatever it was, a client that waits for its answer must not wait for ever
+            _log.exception("egress: a connection could not be joined")
+            client.cut()
+            return
         far.settle()
 
     def _note(self, host: str, port: int, verdict: Verdict, reason: str) -> None:

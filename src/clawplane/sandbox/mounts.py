@@ -19,7 +19,6 @@ from typing import Final
 
 from clawplane.sandbox import libc
 
-MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
 MS_NODEV: Final = 4
 MS_NOEXEC: Final = 8

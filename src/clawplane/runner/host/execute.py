@@ -47,7 +47,7 @@ async def execute(
         return _failure(refusal.message, REJECTED)
     except ClawplaneError as error:
         return _failure(error.message, 1)
-    except Exception as error:
+    except Exception as error:  # a defect of ours: the task must still end with a report
         _log.exception("Task %s failed by a defect of the runner", spec.task)
         return _failure(f"The runner failed by a defect ({type(error).__name__}); its log has the details.", 1)
     code = report.exit_code

@@ -25,7 +25,7 @@ from clawplane.runner.host.agents.adapter import Adapter, adapters
 from clawplane.runner.host.agents.house import AgentHouse
 from clawplane.runner.host.agents.turn import settings_from
 from clawplane.runner.host.environment import child_environment
-from clawplane.runner.host.paths import Places, default_roots, within
+from clawplane.runner.host.paths import Places, default_roots, resolved, within
 from clawplane.runner.host.policy import CommandPolicy
 from clawplane.runner.host.processes import Processes
 from clawplane.runner.host.settings import HostSettings
@@ -76,7 +76,7 @@ class HostHouse:
     def directory_of(self, cwd: str | None) -> Path:
         """Return where a task starts: home, or its own directory; raises InvalidArgument and Refused."""
         if cwd is None:
-            allowed = not self.directories or any(within(_real(self.home), each) for each in self.directories)
+            allowed = not self.directories or any(within(resolved(self.home), each) for each in self.directories)
             cwd = str(self.home if allowed else self.directories[0])
         try:
             path = self.places.locate(cwd)
@@ -84,14 +84,14 @@ class HostHouse:
             raise InvalidArgument(f"cwd: {error}") from None
         if not path.is_dir():
             raise InvalidArgument(f"cwd: {path} is no directory on this runner")
-        if self.directories and not any(within(_real(path), each) for each in self.directories):
+        if self.directories and not any(within(resolved(path), each) for each in self.directories):
             raise Refused(BY_DIRECTORY)
         return path
 
     def file_turn(self, path: str) -> asyncio.Lock:
         """Return the lock of whoever changes a file, so that two edits do not lose one."""
         try:
-            name = str(_real(self.places.locate(path)))
+            name = str(resolved(self.places.locate(path)))
         except ValueError:
             name = ""
         lock = self.changing.get(name)
@@ -141,7 +141,7 @@ async def open_house(
             spool=own.spool,
             scratch=own.scratch,
             clock=clock,
-            directories=tuple(_real(each) for each in _expanded(policy.directories, home) or ()),
+            directories=tuple(resolved(each) for each in _expanded(policy.directories, home) or ()),
             agents=adapters(agents),
         )
     finally:
@@ -187,10 +187,6 @@ def _expanded(named: Sequence[str], home: Path) -> list[Path] | None:
     if "*" in named:
         return None
     return [home if each == "~" else home / each.removeprefix("~/") for each in named]
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
 
 
 def _agents_directory(own: Path) -> tuple[Path, bool]:

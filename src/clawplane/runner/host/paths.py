@@ -7,7 +7,6 @@ the look and the use, whoever opens something asks `real_path_of` what was reall
 from __future__ import annotations
 
 import fcntl
-import ntpath
 import os
 import sys
 import tempfile
@@ -40,9 +39,9 @@ class Places:
     ) -> None:
         """`roots` None: anywhere. Nothing below `private` is touched, but what lies below `readable` may be read."""
         self.home = home
-        self._roots = None if roots is None else [_real(root) for root in roots]
-        self._private = [_real(each) for each in private]
-        self._readable = [_real(each) for each in readable]
+        self._roots = None if roots is None else [resolved(root) for root in roots]
+        self._private = [resolved(each) for each in private]
+        self._readable = [resolved(each) for each in readable]
 
     def locate(self, path: str) -> Path:
         """Return the absolute path a task means: `~/` is the home directory, what is relative begins there."""
@@ -65,7 +64,7 @@ class Places:
 
     def real(self, path: Path, *, writing: bool) -> Path:
         """Return the real path of a file that need not exist; raises Blocked when it may not be used."""
-        real = _real(path)
+        real = resolved(path)
         self.admit(real, writing=writing)
         return real
 
@@ -77,15 +76,14 @@ def default_roots(home: Path, environment: Mapping[str, str]) -> list[Path]:
     return list(dict.fromkeys([*found, Path("/tmp"), Path("/var/tmp")]))  # noqa: S108 - the contract's own roots
 
 
+def resolved(path: Path) -> Path:
+    """Return a real path: absolute and without symbolic links, as far as it exists."""
+    return Path(os.path.realpath(path))
+
+
 def within(path: Path, root: Path) -> bool:
     """Tell whether a path is a root or lies below it; both are real paths."""
     return path == root or root in path.parents
-
-
-def within_on_windows(path: str, root: str) -> bool:
-    """Tell the same of two paths on Windows, where case and the kind of slash mean nothing."""
-    inner, outer = (ntpath.normcase(ntpath.normpath(each)) for each in (path, root))
-    return inner == outer or inner.startswith(outer.rstrip("\\") + "\\")
 
 
 def real_path_of(descriptor: int, *, platform: str = sys.platform) -> Path | None:
@@ -95,7 +93,3 @@ def real_path_of(descriptor: int, *, platform: str = sys.platform) -> Path | Non
     if platform == "darwin":
         return Path(os.fsdecode(fcntl.fcntl(descriptor, _F_GETPATH, bytes(1024)).rstrip(b"\0")))
     return None
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))

@@ -64,7 +64,7 @@ class Desk:
 
 
 class Polling:
-    """One polling runner: `run` until `leave`, then `close`."""
+    """One polling runner: `run` polls until `leave` is called."""
 
     def __init__(self, settings: PollSettings, runner: RunnerId, desk: Desk) -> None:
         self._settings = settings
@@ -193,7 +193,7 @@ class Polling:
             if go is not None:
                 await self._desk.reporter.settle(SETTLE_SECONDS)  # the trail shows the end before its callback
                 go()
-        except Exception:
+        except Exception:  # one task's defect may neither end the loop nor keep its slot
             _log.exception("Task %s could not be ended", task.id)
         finally:
             del self._held[task.id]

@@ -32,8 +32,8 @@ def host_settings(environ: Mapping[str, str], policy: Path | None) -> HostSettin
     Raises InvalidArgument when the policy cannot be read or understood.
     """
     return HostSettings(
-        slots=_bounded(environ.get("MAX_CONCURRENT"), 5, low=1, high=50),
-        timeout_ms=_bounded(environ.get("CC_TIMEOUT"), RUNNER_TIMEOUT_MS, low=1000, high=MAX_TIMEOUT_MS),
+        slots=bounded(environ.get("MAX_CONCURRENT"), 5, low=1, high=50),
+        timeout_ms=bounded(environ.get("CC_TIMEOUT"), RUNNER_TIMEOUT_MS, low=1000, high=MAX_TIMEOUT_MS),
         policy=HostPolicy() if policy is None else _policy(policy),
     )
 
@@ -48,7 +48,8 @@ def _policy(file: Path) -> HostPolicy:
     return read_policy(text, str(file))
 
 
-def _bounded(text: str | None, default: int, *, low: int, high: int) -> int:
+def bounded(text: str | None, default: int, *, low: int, high: int) -> int:
+    """Return a whole number clamped to its bounds; the default for what is empty or no number."""
     try:
         return max(low, min(high, int(text or default)))
     except ValueError:

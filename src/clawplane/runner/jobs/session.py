@@ -80,7 +80,7 @@ class SessionJob:
         self._reassuring = asyncio.create_task(self._reassure())
         try:
             live = await self._house.open(self._spec, self._note)
-        except Exception as error:
+        except Exception as error:  # whatever it was: the attempt ends with a sentence that says so
             self._failure = _sentence(error)
             raise CannotPrepare(self._failure.message) from error
         finally:

@@ -81,7 +81,7 @@ class Detached:
             await self._execs.through(running, beside=True)
         except ClawplaneError as error:
             asking.fail(error)
-        except Exception:
+        except Exception:  # a defect of ours: whoever asked must not wait for ever
             _log.exception("A detached command failed by a defect")
             asking.fail(InternalError("The runner failed by a defect; its log has the details."))
 

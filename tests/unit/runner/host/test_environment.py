@@ -12,14 +12,7 @@ import pytest
 from clawplane.domain.errors import InvalidArgument
 from clawplane.runner.host.environment import child_environment, extended_path, with_task_variables
 from clawplane.runner.host.settings import host_settings
-from clawplane.runner.host.shells import (
-    find_on_windows,
-    find_shell,
-    find_windows_shell,
-    shell_argv,
-    windows_argv,
-    windows_program,
-)
+from clawplane.runner.host.shells import find_shell, shell_argv
 
 
 def test_secrets_go_by_name_and_by_value_and_the_rest_stays() -> None:
@@ -88,39 +81,6 @@ def test_shells_that_know_logins_are_login_shells(name: str) -> None:
 
 def test_other_shells_are_not() -> None:
     assert shell_argv("/bin/tcsh", "c") == ["/bin/tcsh", "-c", "c"]
-
-
-def test_windows_has_comspec_and_powershell() -> None:
-    assert find_windows_shell({"ComSpec": r"C:\cmd.exe"}) == r"C:\cmd.exe"
-    assert find_windows_shell({"ComSpec": r"C:\cmd.exe", "WORKER_SHELL": "pwsh"}) == "pwsh"
-    assert windows_argv(r"C:\cmd.exe", "dir") == [r"C:\cmd.exe", "/d", "/s", "/c", "dir"]
-    for shell in (r"C:\x\PowerShell.exe", "pwsh"):
-        assert windows_argv(shell, "ls") == [shell, "-NoLogo", "-NoProfile", "-Command", "ls"]
-
-
-def test_npm_shims_are_found_on_windows() -> None:
-    there = {r"C:\npm\claude.cmd", r"C:\b\git.exe", r"C:\npm\git.cmd"}.__contains__
-    path = [r"C:\npm", "", r"C:\b"]
-    assert find_on_windows("claude", path, there) == r"C:\npm\claude.cmd"
-    assert find_on_windows("claude.cmd", path, there) == r"C:\npm\claude.cmd"
-    assert find_on_windows("git", path, there) == r"C:\npm\git.cmd"
-    assert find_on_windows(r"C:\b\git", path, there) == r"C:\b\git.exe"
-    assert find_on_windows("codex", path, there) is None
-
-
-def test_batch_files_are_run_by_cmd_and_given_nothing_that_it_would_interpret() -> None:
-    comspec = {"ComSpec": "cmd.exe"}
-    assert windows_program(r"C:\a.exe", ['x"y'], comspec) == [r"C:\a.exe", 'x"y']
-    assert windows_program(r"C:\n p\claude.cmd", ["-p", "a & b"], comspec) == [
-        "cmd.exe",
-        "/d",
-        "/s",
-        "/c",
-        r'""C:\n p\claude.cmd" "-p" "a & b""',
-    ]
-    for bad in ('a"b', "%PATH%", "a\nb", "!x!"):
-        with pytest.raises(ValueError, match="batch file"):
-            windows_program("x.cmd", [bad], comspec)
 
 
 def test_numbers_of_the_contract_are_clamped_and_what_is_none_is_the_default(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clawplane.runner.host.paths import Blocked, Places, default_roots, real_path_of, within, within_on_windows
+from clawplane.runner.host.paths import Blocked, Places, default_roots, real_path_of, within
 
 
 @pytest.mark.parametrize(
@@ -36,19 +36,6 @@ def test_a_neighbour_with_the_same_beginning_is_outside() -> None:
     assert not within(Path("/home/me2"), Path("/home/me"))
     assert within(Path("/home/me"), Path("/home/me"))
     assert within(Path("/x"), Path("/"))
-
-
-@pytest.mark.parametrize(
-    ("path", "root", "inside"),
-    [
-        (r"C:\Users\Me\File.txt", r"c:\users\me", True),
-        ("C:/users/me/../other/x", r"C:\Users\Me", False),
-        (r"C:\Users\Me2", r"C:\Users\Me", False),
-        (r"D:\x", "D:\\", True),
-    ],
-)
-def test_on_windows_case_and_slashes_mean_nothing(path: str, root: str, inside: bool) -> None:
-    assert within_on_windows(path, root) is inside
 
 
 def test_the_default_roots_are_home_and_the_temporary_directories() -> None:

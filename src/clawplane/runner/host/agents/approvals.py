@@ -119,7 +119,7 @@ class _Desk:
                 return await self._ask(asked)
         except TimeoutError:
             return ToolAnswer(allowed=False, reason="Nobody answered in time.")
-        except Exception:
+        except Exception:  # whoever asks the person may fail in any way: the tool is then refused
             LOG.exception("A tool use could not be asked about")
             return ToolAnswer(allowed=False, reason="The runner could not ask.")
 

@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from clawplane.domain.host_tasks import AGENT_GRACE_MS, RUNNER_TIMEOUT_MS, Prompt, TaskReport
 from clawplane.runner.host.agents import models
 from clawplane.runner.host.agents.cli import Cli, Scene, Start
@@ -52,7 +54,7 @@ class CannotTurn(Exception):
 
 
 def program_of(cli: Cli, house: AgentHouse, path: str | None) -> str | None:
-    """Return the path of an installed CLI, Windows' .cmd shims included; None when it is not there."""
+    """Return the path of an installed CLI; None when it is not there."""
     return shutil.which(house.settings.programs.get(cli.key, cli.key), path=path)
 
 
@@ -90,14 +92,7 @@ class Conductor:
             finally:
                 await turn.settle()
         duration = round((context.clock.monotonic() - began) * 1000)
-        return TaskReport(
-            stdout=report.stdout,
-            stderr=report.stderr,
-            exit_code=report.exit_code,
-            error=report.error,
-            duration=duration,
-            metadata=report.metadata,
-        )
+        return msgspec.structs.replace(report, duration=duration)
 
 
 class _Turn:
@@ -115,7 +110,7 @@ class _Turn:
         self._saving: set[asyncio.Task[None]] = set()
         self._program = ""
         self.remarks: list[str] = []
-        self._env = {"TERM": "xterm-256color", **context.env}
+        self._env = dict(context.env)
         self._env.pop("CLAUDECODE", None)  # the nesting guard of Claude Code
 
     async def play(self) -> tuple[Start, Answer]:

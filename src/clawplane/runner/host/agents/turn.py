@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import HostSpec
 from clawplane.runner.host.agents.events import AgentEvent
+from clawplane.runner.host.settings import bounded
 from clawplane.runner.host.stopping import Stop
+
+_TEMPORARY: Final = Path("/tmp")  # noqa: S108 - the contract's own default, whatever TMPDIR says
 
 Heard = Callable[[str, str], None]
 """Takes a stream (stdout, stderr) and what it says, as it arrives: decoded, all of it, in any pieces; must not wait."""
@@ -128,7 +131,6 @@ class AgentSettings:
 
 def settings_from(env: Mapping[str, str], *, home: Path, private: Path) -> AgentSettings:
     """Read the runner's environment (CLAUDE_PATH ... RUNNER_SESSION_RETENTION_MS) with the defaults of the contract."""
-    temporary = Path(env.get("TMPDIR") or "/tmp") if env.get("OS") == "Windows_NT" else Path("/tmp")  # noqa: S108  the contract's own default
     return AgentSettings(
         private=private,
         programs={cli: env.get(f"{cli.upper()}_PATH") or cli for cli in ("claude", "codex", "gemini")},
@@ -136,15 +138,8 @@ def settings_from(env: Mapping[str, str], *, home: Path, private: Path) -> Agent
         claude_projects=Path(env.get("CLAUDE_PROJECTS_DIR") or home / ".claude" / "projects"),
         codex_sessions=Path(env.get("CODEX_SESSIONS_DIR") or home / ".codex" / "sessions"),
         gemini_home=home / ".gemini",
-        session_cache=Path(env.get("RUNNER_SESSION_CACHE_FILE") or temporary / "openclaw-runner-session-cache.json"),
-        session_retention_ms=_bounded(env.get("RUNNER_SESSION_RETENTION_MS"), 1_800_000, 60_000, 2_592_000_000),
-        live_log=Path(env.get("CC_LOG_PATH") or temporary / "cc-live.log"),
+        session_cache=Path(env.get("RUNNER_SESSION_CACHE_FILE") or _TEMPORARY / "openclaw-runner-session-cache.json"),
+        session_retention_ms=bounded(env.get("RUNNER_SESSION_RETENTION_MS"), 1_800_000, low=60_000, high=2_592_000_000),
+        live_log=Path(env.get("CC_LOG_PATH") or _TEMPORARY / "cc-live.log"),
         gemini_hint=env.get("GEMINI_REPLY_HINT") or "",
     )
-
-
-def _bounded(text: str | None, default: int, low: int, high: int) -> int:
-    try:
-        return max(low, min(high, int(text or default)))
-    except ValueError:
-        return default

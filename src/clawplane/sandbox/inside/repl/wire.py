@@ -24,7 +24,6 @@ LOWEST_NUMBER: Final = 100
 _read, _write, _close, _exit, _getpid = os.read, os.write, os.close, os._exit, os.getpid
 _sigmask: Callable[[int, Any], Any] = signal.pthread_sigmask
 _ALL: Final = frozenset(int(each) for each in signal.valid_signals())
-_NONE: Final = frozenset[int]()
 _BLOCK, _SET = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
 _socket = socket.socket
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clawplane.runner.host.agents.events import Cost, Final, Started, Text
+from clawplane.runner.host.agents.events import Cost, Final, Notice, Started, Text, ToolResult, ToolUse
 
 API = "11111111-2222-4333-8444-555555555555"
 OTHER = "99999999-2222-4333-8444-555555555555"
@@ -108,6 +108,19 @@ async def test_tools_are_allowed_by_name_or_all_at_once(runner) -> None:
     await runner.ask("gemini", tools=("*",))
     assert "--allowed-tools=read_file,glob" in runner.calls[0]["argv"]
     assert "yolo" in runner.calls[1]["argv"]
+
+
+async def test_the_tools_it_uses_and_what_they_gave_are_told_while_it_runs(runner) -> None:
+    runner.env["STUB_DO"] = "tools"
+    report = await runner.ask("gemini")
+    assert [event for event in runner.told if isinstance(event, ToolUse | ToolResult | Notice)] == [
+        ToolUse(id="r-1", tool="read_file", detail='{"path": "a"}'),
+        ToolResult(id="r-1", ok=True, detail="the text"),
+        ToolUse(id="g-2", tool="glob", detail="{}"),
+        ToolResult(id="g-2", ok=False, detail="no such"),
+        Notice(text="loop detected"),
+    ]
+    assert (report.exit_code, report.stdout) == (0, f"I look.\n\nturn 1 of {API}")
 
 
 async def test_a_cli_that_may_not_sign_in_says_so(runner) -> None:

@@ -84,6 +84,16 @@ if do == "introduce":
 print("noise on stderr", file=sys.stderr)
 if value("-o") == "stream-json":
     print(json.dumps({"type": "init", "session_id": session, "model": value("-m") or "auto"}), flush=True)
+    if do == "tools":
+        steps = [
+            {"type": "message", "role": "assistant", "content": "I look.", "delta": True},
+            {"type": "tool_use", "tool_name": "read_file", "tool_id": "r-1", "parameters": {"path": "a"}},
+            {"type": "tool_result", "tool_id": "r-1", "status": "success", "output": "the text"},
+            {"type": "tool_use", "tool_name": "glob", "tool_id": "g-2"},
+            {"type": "tool_result", "tool_id": "g-2", "status": "error", "error": {"type": "x", "message": "no such"}},
+            {"type": "error", "severity": "warning", "message": "loop detected"},
+        ]
+        print("\n".join(json.dumps(step) for step in steps), flush=True)
     for half in (answer[:5], answer[5:]):
         print(json.dumps({"type": "message", "role": "assistant", "content": half, "delta": True}), flush=True)
     stats = {"input_tokens": 2, "output_tokens": 4}
