@@ -6,7 +6,6 @@ Ours are refused by name, as everywhere else.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,12 +14,11 @@ import msgspec
 from clawplane.domain.errors import InvalidArgument
 from clawplane.domain.host_ports import Retention
 from clawplane.domain.host_tasks import OnLoss, TaskType
+from clawplane.domain.task_api_variables import clamped, first_of, is_on
 from clawplane.domain.worker_tokens import checked_token
 from clawplane.variables import entries, whole_number
 
 CHAT_API: Final = "https://discord.com/api/v10"
-_INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
-_ON: Final = frozenset({"1", "true", "yes", "on"})
 _PORT: Final = 3456
 _LAST_PORT: Final = 65_535
 
@@ -75,7 +73,7 @@ def host_bounds(environment: Mapping[str, str]) -> HostBounds:
         callbacks=_callbacks(environment),
         retention=_retention(environment),
         on_loss=_on_loss(environment),
-        strict_paths=_is_on(environment, "CLAWPLANE_HOST_STRICT_PATHS"),
+        strict_paths=is_on(environment, "CLAWPLANE_HOST_STRICT_PATHS"),
         requests_per_minute=whole_number(environment, "CLAWPLANE_HOST_RATE", 0, low=0, high=10_000_000),
         claude_projects=environment.get("CLAUDE_PROJECTS_DIR", ""),
         codex_sessions=environment.get("CODEX_SESSIONS_DIR", ""),
@@ -85,9 +83,9 @@ def host_bounds(environment: Mapping[str, str]) -> HostBounds:
 def task_api_port(environment: Mapping[str, str]) -> int:
     """Return the port of a Task API: WORKER_PORT, else PORT, else 3456; what names none is passed over."""
     for name in ("WORKER_PORT", "PORT"):
-        match = _INTEGER.match(environment.get(name, ""))
-        if match is not None and 0 < int(match[1]) <= _LAST_PORT:
-            return int(match[1])
+        port = clamped(environment, name, 0, 0, _LAST_PORT + 1)
+        if 0 < port <= _LAST_PORT:
+            return port
     return _PORT
 
 
@@ -112,15 +110,15 @@ def _pair(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 def _callbacks(environment: Mapping[str, str]) -> CallbackChoices:
     return CallbackChoices(
-        chat_api=_first(environment, "CALLBACK_API_BASE_URL", "DISCORD_API_BASE_URL") or CHAT_API,
-        bot_token=_first(environment, "CALLBACK_BOT_TOKEN", "DISCORD_BOT_TOKEN"),
-        default_channel=_first(environment, "CALLBACK_CHANNEL", "DEFAULT_CALLBACK_CHANNEL"),
-        server_callbacks=_is_on(environment, "CLAWPLANE_SERVER_CALLBACKS"),
+        chat_api=first_of(environment, "CALLBACK_API_BASE_URL", "DISCORD_API_BASE_URL") or CHAT_API,
+        bot_token=first_of(environment, "CALLBACK_BOT_TOKEN", "DISCORD_BOT_TOKEN"),
+        default_channel=first_of(environment, "CALLBACK_CHANNEL", "DEFAULT_CALLBACK_CHANNEL"),
+        server_callbacks=is_on(environment, "CLAWPLANE_SERVER_CALLBACKS"),
         proxy=environment.get("DISCORD_PROXY", ""),
         hooks_url=environment.get("OPENCLAW_HOOKS_URL", ""),
         hooks_token=environment.get("OPENCLAW_HOOKS_TOKEN", ""),
         webhook_secret=environment.get("CLAWPLANE_WEBHOOK_SECRET", ""),
-        webhook_private=_is_on(environment, "CLAWPLANE_WEBHOOK_PRIVATE"),
+        webhook_private=is_on(environment, "CLAWPLANE_WEBHOOK_PRIVATE"),
     )
 
 
@@ -150,17 +148,3 @@ def _on_loss(environment: Mapping[str, str]) -> dict[TaskType, OnLoss]:
             )
             raise InvalidArgument(f"{name} has an unknown entry: {entry[:60]!r}.", hint=hint) from None
     return chosen
-
-
-def clamped(environment: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    """Return an integer by the Task API's rules: leading digits, clamped, the default when there are none."""
-    match = _INTEGER.match(environment.get(name, ""))
-    return default if match is None else min(max(int(match[1]), low), high)
-
-
-def _first(environment: Mapping[str, str], *names: str) -> str:
-    return next(filter(None, (environment.get(name, "") for name in names)), "")
-
-
-def _is_on(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").strip().lower() in _ON

@@ -6,7 +6,6 @@ time-out, shell, agents) is read where it is used: settings.py, shells.py, agent
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,11 @@ from urllib.parse import urlsplit
 
 from clawplane.callbacks.ways import Ways
 from clawplane.domain.errors import InvalidArgument
+from clawplane.domain.task_api_variables import clamped, first_of, is_on
 from clawplane.domain.worker_tokens import checked_token
 from clawplane.runner.host.settings import HostSettings, host_settings
 
 DEFAULT_URL: Final = "http://127.0.0.1:3456"
-_INTEGER: Final = re.compile(r"\s*([+-]?[0-9]+)")
-_ON: Final = frozenset({"1", "true", "yes", "on"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +57,12 @@ def poll_settings(
         data=data,
         name=name,
         labels=dict(labels or {}),
-        busy_ms=_clamped(environ, "POLL_INTERVAL", 500, 50, 60_000),
-        wait_ms=_clamped(environ, "LONG_POLL_WAIT", 30_000, 1_000, 300_000),
-        direct=_on_when_unset(environ.get("WORKER_DIRECT_CALLBACK")),
+        busy_ms=clamped(environ, "POLL_INTERVAL", 500, 50, 60_000),
+        wait_ms=clamped(environ, "LONG_POLL_WAIT", 30_000, 1_000, 300_000),
+        direct=is_on(environ, "WORKER_DIRECT_CALLBACK", unset=True),
         ways=Ways(
-            chat_api=_first(environ, "CALLBACK_API_BASE_URL", "DISCORD_API_BASE_URL") or Ways().chat_api,
-            bot_token=_first(environ, "CALLBACK_BOT_TOKEN", "DISCORD_BOT_TOKEN"),
+            chat_api=first_of(environ, "CALLBACK_API_BASE_URL", "DISCORD_API_BASE_URL") or Ways().chat_api,
+            bot_token=first_of(environ, "CALLBACK_BOT_TOKEN", "DISCORD_BOT_TOKEN"),
             proxy=environ.get("DISCORD_PROXY", ""),
             hooks_url=environ.get("OPENCLAW_HOOKS_URL", ""),
             hooks_token=environ.get("OPENCLAW_HOOKS_TOKEN", ""),
@@ -86,16 +84,3 @@ def _address(text: str) -> str:
         hint = f"Set it to an address such as {DEFAULT_URL}."
         raise InvalidArgument("WORKER_URL is no http:// or https:// address without user name and query.", hint=hint)
     return text.strip().rstrip("/")
-
-
-def _clamped(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    match = _INTEGER.match(environ.get(name, ""))
-    return default if match is None else min(max(int(match[1]), low), high)
-
-
-def _first(environ: Mapping[str, str], *names: str) -> str:
-    return next(filter(None, (environ.get(name, "") for name in names)), "")
-
-
-def _on_when_unset(text: str | None) -> bool:
-    return text is None or not text.strip() or text.strip().lower() in _ON

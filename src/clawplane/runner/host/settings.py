@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clawplane.domain.errors import InvalidArgument
 from clawplane.domain.host_tasks import MAX_TIMEOUT_MS, RUNNER_TIMEOUT_MS
+from clawplane.domain.task_api_variables import clamped
 from clawplane.runner.host.policy import HostPolicy, read_policy
 
 
@@ -32,8 +33,8 @@ def host_settings(environ: Mapping[str, str], policy: Path | None) -> HostSettin
     Raises InvalidArgument when the policy cannot be read or understood.
     """
     return HostSettings(
-        slots=bounded(environ.get("MAX_CONCURRENT"), 5, low=1, high=50),
-        timeout_ms=bounded(environ.get("CC_TIMEOUT"), RUNNER_TIMEOUT_MS, low=1000, high=MAX_TIMEOUT_MS),
+        slots=clamped(environ, "MAX_CONCURRENT", 5, 1, 50),
+        timeout_ms=clamped(environ, "CC_TIMEOUT", RUNNER_TIMEOUT_MS, 1000, MAX_TIMEOUT_MS),
         policy=HostPolicy() if policy is None else _policy(policy),
     )
 
@@ -46,11 +47,3 @@ def _policy(file: Path) -> HostPolicy:
     except UnicodeDecodeError:
         raise InvalidArgument(f"The host policy is no text: {file}.") from None
     return read_policy(text, str(file))
-
-
-def bounded(text: str | None, default: int, *, low: int, high: int) -> int:
-    """Return a whole number clamped to its bounds; the default for what is empty or no number."""
-    try:
-        return max(low, min(high, int(text or default)))
-    except ValueError:
-        return default

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import HostSpec
+from clawplane.domain.task_api_variables import clamped
 from clawplane.runner.host.agents.events import AgentEvent
-from clawplane.runner.host.settings import bounded
 from clawplane.runner.host.stopping import Stop
 
 _TEMPORARY: Final = Path("/tmp")  # noqa: S108 - the contract's own default, whatever TMPDIR says
@@ -139,7 +139,7 @@ def settings_from(env: Mapping[str, str], *, home: Path, private: Path) -> Agent
         codex_sessions=Path(env.get("CODEX_SESSIONS_DIR") or home / ".codex" / "sessions"),
         gemini_home=home / ".gemini",
         session_cache=Path(env.get("RUNNER_SESSION_CACHE_FILE") or _TEMPORARY / "openclaw-runner-session-cache.json"),
-        session_retention_ms=bounded(env.get("RUNNER_SESSION_RETENTION_MS"), 1_800_000, low=60_000, high=2_592_000_000),
+        session_retention_ms=clamped(env, "RUNNER_SESSION_RETENTION_MS", 1_800_000, 60_000, 2_592_000_000),
         live_log=Path(env.get("CC_LOG_PATH") or _TEMPORARY / "cc-live.log"),
         gemini_hint=env.get("GEMINI_REPLY_HINT") or "",
     )
