@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from itertools import pairwise
 from pathlib import Path
 
 from reference_diagnostics import diagnostics_page
 from reference_http import http_page
+from reference_settings import settings_page
 
 from clawplane.api.errors import TABLE
 from clawplane.cli.app import build_app
@@ -65,64 +65,12 @@ sentence, details and hint to standard error, or with `--json` one object of `er
 """
 
 
-def settings_page() -> str:
-    """Return every environment variable that the settings read."""
-    own = PROJECT / "src" / "clawplane"
-    source = "".join((own / name).read_text(encoding="utf-8") for name in ("settings.py", "session_settings.py"))
-    source += "".join(path.read_text(encoding="utf-8") for path in sorted((PROJECT / "src/clawplane/cli").glob("*.py")))
-    names = sorted(set(re.findall(r"\bCLAWPLANE_[A-Z_]+\b", source)))
-    rows = [f"| `{name}` | {MEANINGS[name]} |" for name in names]
-    return NOTE + "# Environment variables\n\n| variable | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n"
-
-
-MEANINGS = {
-    "CLAWPLANE_API_KEY": "for clients: the key to send; for the first start of a server: the admin key",
-    "CLAWPLANE_BIND": "address to listen on; default 127.0.0.1",
-    "CLAWPLANE_BODY_SECONDS": "how long the body of a request may take, uploads apart; default 60",
-    "CLAWPLANE_DATA": "directory that holds everything; default `$XDG_DATA_HOME/clawplane`",
-    "CLAWPLANE_EGRESS": "where Workers and sessions may connect to: public (default), listed or none",
-    "CLAWPLANE_EGRESS_ALLOW": "`host[:port]` that may be reached, on private addresses too; with `listed`, all",
-    "CLAWPLANE_EGRESS_DENY": "names, `*.suffix` names, addresses and networks, each with an optional `:port`",
-    "CLAWPLANE_EGRESS_UPSTREAMS": "proxies by region as `REGION=socks5://user:password@host:port`; `*` = any region",
-    "CLAWPLANE_ENVIRONMENTS_MAX_BYTES": "disk that a runner's environments may take; default 20 GB",
-    "CLAWPLANE_ENVIRONMENTS_MAX_DAYS": "days after which an unused environment is removed; default 30",
-    "CLAWPLANE_HOST_POLICY": "TOML file that bounds a runner's host tasks, when no --host-policy is given",
-    "CLAWPLANE_LINK_SECONDS": "how long a download link is valid; default 3600",
-    "CLAWPLANE_LOG": "debug, info, warning or error; default info",
-    "CLAWPLANE_MAX_BODY_BYTES": "largest JSON body; default 8 MiB",
-    "CLAWPLANE_MAX_EXPANDED_BYTES": "largest package when expanded; default 500 MB",
-    "CLAWPLANE_MAX_PACKAGE_BYTES": "largest package; default 100 MB",
-    "CLAWPLANE_MAX_RUNNING_RUNS": "runs of one owner that may run at once; default 1000",
-    "CLAWPLANE_MAX_SUBTASKS": "subtasks of one run; default 1000",
-    "CLAWPLANE_MONTH_RULE": "1 = run lists show one calendar month, as the hosted platform does; default off",
-    "CLAWPLANE_OWNER": "owner part of `owner~name`; default local",
-    "CLAWPLANE_PORT": "port to listen on; default 3456",
-    "CLAWPLANE_PUBLIC_URL": "address that clients see, for download links behind a proxy",
-    "CLAWPLANE_RUNNER_NAME": "a runner's name; default the host's",
-    "CLAWPLANE_RUNNER_TOKEN": "a runner's token, when no --token-file is given",
-    "CLAWPLANE_SESSIONS": "0 = this runner offers no code sessions; default 1",
-    "CLAWPLANE_SESSIONS_PER_OWNER": "sessions of one owner that have not ended; default 2000",
-    "CLAWPLANE_SESSION_HISTORY_DAYS": "days after its last use when a session's execs are forgotten; default 30",
-    "CLAWPLANE_SESSION_LINKING_SECONDS": "how long an exec waits for a runner whose link was cut; default 2",
-    "CLAWPLANE_SESSION_PLACING_SECONDS": "how long a new session waits for room on a runner; default 30",
-    "CLAWPLANE_SESSION_POOL": "ready sandboxes kept for each profile, and twice as many begun; default 4, 0 = none",
-    "CLAWPLANE_SESSION_PROFILES": "profiles offered: bare, data, full (separated by commas); default all",
-    "CLAWPLANE_SESSION_READY": "profiles of which ready sandboxes are kept; default data",
-    "CLAWPLANE_SESSION_SAVE_SECONDS": "how long sessions may save their variables when a runner leaves; default 10",
-    "CLAWPLANE_SESSION_SLOTS": "live sessions at once, sleeping ones in memory included; default 1000",
-    "CLAWPLANE_SESSION_SPILL_BYTES": "output of one exec kept in its workspace beyond the answer; default 16 MiB",
-    "CLAWPLANE_SESSION_WAITING": "execs of one session that may run or wait; default 100",
-    "CLAWPLANE_SLOTS": "subtasks a runner takes at once; default four a core, at least four",
-    "CLAWPLANE_URL": "the control plane that clients and runners talk to; default http://127.0.0.1:3456",
-}
-
-
 def main() -> int:
     """Write or check the pages."""
     pages = {
         "commands.md": commands(),
         "errors.md": error_page(),
-        "settings.md": settings_page(),
+        "settings.md": NOTE + settings_page(PROJECT / "src/clawplane"),
         "diagnostics.md": NOTE + diagnostics_page(PROJECT / "src/clawplane/domain"),
         "http-api.md": NOTE + http_page(),
     }

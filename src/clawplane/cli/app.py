@@ -52,7 +52,7 @@ def build_app(*, lazy: bool = False) -> App:
     """Return the command line application; `lazy` leaves commands unread, and so without a summary, until called."""
     app = App(
         name="clawplane",
-        help="Run Workers isolated on your own machine: upload a ZIP, get rows.",
+        help="Run Workers and code sessions isolated on your own machine, and host tasks on machines that you own.",
         version=clawplane.__version__,
         help_epilogue=f"{ENVIRONMENT}\n\n{EXIT_CODES}",
         error_formatter=_usage_error,

@@ -13,7 +13,7 @@ from clawplane.cli.output import say, show_json, show_table, tell
 
 app = App(name="keys", help="Create, list and revoke API keys.")
 
-ScopeName = Literal["admin", "workers", "sessions", "host", "read", "runner"]
+ScopeName = Literal["admin", "workers", "sessions", "host", "host_runner", "read", "runner"]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON for machines.")]
 
 
@@ -34,7 +34,7 @@ def create(
     name
         What the key is for, shown in the list.
     scope
-        What the key may do; repeat the option for several. Default: workers. `runner` is for `clawplane runner`.
+        What it may do; repeat for several. Default: workers. `runner` is for `clawplane runner`, `host_runner` for `worker`.
     runner
         The id of a runner that has to use this key from now on: a runner's id belongs to the key it first came with.
     """

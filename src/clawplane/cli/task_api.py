@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from clawplane import logs
-from clawplane.cli.daemons import Bind, Data, HostPolicy, Log, labels_of, refuse, run_server, unusable
+from clawplane.cli.daemons import Data, HostPolicy, Log, labels_of, refuse, run_server, unusable
 from clawplane.cli.output import FAILED
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.worker_tokens import checked_token
@@ -23,7 +23,9 @@ _log = logging.getLogger(__name__)
 def task_api(
     *,
     data: Data = None,
-    bind: Bind = None,
+    bind: Annotated[
+        str | None, Parameter(name="--bind", help="Address to listen on. Default CLAWPLANE_BIND, then 0.0.0.0: all.")
+    ] = None,
     port: Annotated[
         int | None, Parameter(name="--port", help="Port. Default WORKER_PORT, then PORT, then 3456.")
     ] = None,

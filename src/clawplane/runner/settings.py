@@ -57,7 +57,7 @@ class RunnerSettings:
     session_slots: int = 64
     """Live sessions at once, frozen ones included."""
     session_pool: int = 4
-    """Ready sandboxes kept for each profile in `session_ready`, and twice as many half-made ones; 0 = none."""
+    """Ready sandboxes kept for each profile in `session_ready`, and half as many half-made ones; 0 = none."""
     session_profiles: tuple[Profile, ...] = ("bare", "data", "full")
     """What is offered; all but `bare` are installed in the background at the first start."""
     session_ready: tuple[Profile, ...] = (DEFAULT_PROFILE,)

@@ -15,7 +15,7 @@ from clawplane.domain.task_api_variables import clamped, first_of, is_on
         ("0", 1),
         ("-3", 1),
         ("11", 10),
-        ("9" * 5000, 10),
+        pytest.param("9" * 5000, 10, id="of five thousand digits"),
         ("", 5),
         ("x7", 5),
     ],
