@@ -186,7 +186,7 @@ async def test_a_task_that_needs_a_yes_waits_for_it_and_runs_then(host: Any) -> 
     approved = await host.tasks.approve(new.id, given=True, by="eve", now=host.now)
     assert approved.approval is Approval.GIVEN
     assert (await host.claimed()).task.id == new.id
-    assert await host.trail(new.id) == ["created", "approved", "started"]
+    assert await host.trail(new.id) == ["created", "approval-needed", "approved", "started"]
     assert await host.tasks.approve(new.id, given=True, by="eve", now=host.now) is None
 
 
@@ -680,7 +680,8 @@ async def test_a_waiting_task_is_cancelled_at_once_wherever_it_waits(host: Any) 
     for new in reversed(made):
         task, leases = await host.tasks.cancel(new.id, "Cancelled by ann.", now=host.now)
         assert (task.status, task.reason, leases) == (TaskStatus.FAILED, "cancelled", [])
-        assert await host.trail(new.id) == ["created", "cancel-requested", "failed"]
+        asked = ["approval-needed"] if new.approval is Approval.WAITING else []
+        assert await host.trail(new.id) == ["created", *asked, "cancel-requested", "failed"]
         assert (await host.result(new.id))["error"] == "Cancelled by ann."
     assert await host.depth() == (0, 0)
     assert await host.counts() == ({"failed": 5}, 5)

@@ -13,8 +13,10 @@ import msgspec
 from clawplane.domain.host_tasks import (
     AgentSession,
     HostTask,
+    NewParcel,
     NewTask,
     OnLoss,
+    ParcelKind,
     Reach,
     StoredResult,
     TaskEvent,
@@ -187,7 +189,9 @@ class HostTasks(Protocol):
         """Let a task start that waits for a yes, or fail it; None when it does not wait for one."""
         ...
 
-    async def retry(self, task: TaskId, new_id: TaskId, new_job: JobId, *, now: int) -> HostTask | None:
+    async def retry(
+        self, task: TaskId, new_id: TaskId, new_job: JobId, *, now: int, questions: Sequence[NewParcel] = ()
+    ) -> HostTask | None:
         """Submit an ended task's work again as a new task; None when it is unknown or has not ended."""
         ...
 
@@ -261,14 +265,14 @@ class TaskEvents(Protocol):
 
 
 class Parcel(msgspec.Struct, frozen=True, kw_only=True):
-    """One callback in the outbox: to a chat channel (`chat`), an OpenClaw gateway (`hook`) or an address (`webhook`).
+    """One message in the outbox, to a chat channel or to an address.
 
     `sent` counts the chunks of the message that were delivered; `token` is sealed.
     """
 
     id: str
     task: TaskId
-    kind: Literal["chat", "hook", "webhook"]
+    kind: ParcelKind
     destination: str
     body: bytes
     token: bytes | None
@@ -277,9 +281,23 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True):
     next_at: int
     created_at: int
 
+    @property
+    def way(self) -> Literal["chat", "webhook"]:
+        """Return how it travels."""
+        return "webhook" if self.kind.startswith("webhook") else "chat"
+
+    @property
+    def question(self) -> bool:
+        """Tell whether it lets whoever reads it decide."""
+        return self.kind.endswith("-question")
+
 
 class Outbox(Protocol):
-    """Callbacks that must still be delivered. They are put in by the transaction that ends their task."""
+    """Callbacks that must still be delivered. They are put in by the transaction that gives rise to them."""
+
+    async def put(self, event: TaskEvent, parcels: Sequence[NewParcel]) -> None:
+        """Record an event of a task, with what is to be sent because of it; chats get the task's own bot token."""
+        ...
 
     async def due(self, *, now: int, limit: int) -> list[Parcel]:
         """Return parcels whose time has come, oldest first."""

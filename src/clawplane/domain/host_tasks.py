@@ -12,12 +12,15 @@ unfinished task is in the queue. See docs/flows/host-tasks.md.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final, NewType
+from typing import Any, Final, Literal, NewType
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from clawplane.domain.ids import JobId
+
+ParcelKind = Literal["chat", "webhook", "chat-question", "webhook-question"]
+"""Where a message goes; a question holds a link by which whoever reads it decides."""
 
 TaskId = NewType("TaskId", str)
 """`^[\\w-]{1,200}$`; those made here are UUIDs of version 4."""
@@ -216,6 +219,14 @@ class TaskReport(msgspec.Struct, frozen=True, kw_only=True):
         return isinstance(code, int | float) and not isinstance(code, bool) and code == 0
 
 
+class NewParcel(msgspec.Struct, frozen=True, kw_only=True):
+    """A message to be put into the outbox in the transaction that gives rise to it; see host_ports.Parcel."""
+
+    kind: ParcelKind
+    destination: str
+    body: bytes
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     """A task to be stored, with what surrounds it.
 
@@ -249,6 +260,10 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     deliver_to: str | None = None
     """The channel that the control plane tells the end to, if the runner does not; "" records that there is none."""
     idempotency: tuple[str, str] | None = None
+    answer_at: str = ""
+    """The address of this server as the submission reached it, where people answer questions; "" when none arise."""
+    questions: tuple[NewParcel, ...] = ()
+    """What people are asked before it may start."""
 
 
 class HostTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,6 +292,7 @@ class HostTask(msgspec.Struct, frozen=True, kw_only=True):
     callback_url: str
     attempt: int
     runner: str | None
+    answer_at: str = ""
     reason: str
     """Why it ended otherwise than by its own report: cancelled, refused, expired, lost, or ""."""
 

@@ -20,7 +20,7 @@ _LEAST = -(1 << 63)
 _BRACE = b"{"
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The immutable part of a task that nobody searches by."""
 
     work: Work
@@ -28,6 +28,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str | None
     env: dict[str, str]
     labels: dict[str, str]
+    answer_at: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode

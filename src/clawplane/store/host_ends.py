@@ -7,7 +7,6 @@ conversation, the callbacks that are owed, and the next task of the conversation
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import msgspec
 
 from clawplane.domain.callback_texts import chat_text
 from clawplane.domain.host_results import json_of, result_object, shown
-from clawplane.domain.host_tasks import Approval, HostTask, OnLoss, Prompt, TaskReport, TaskStatus
+from clawplane.domain.host_tasks import Approval, HostTask, NewParcel, OnLoss, Prompt, TaskReport, TaskStatus
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Outcome
 from clawplane.domain.runs import EndedRun
@@ -27,6 +26,7 @@ from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, digest_o
 from clawplane.store.host_submits import next_of
 from clawplane.store.host_trail import NewTaskEvent, append_task_events
 from clawplane.store.leases import id_list, leases_of
+from clawplane.store.parcels import ParcelRow, put_parcels, row_of
 
 _report = msgspec.msgpack.Decoder(TaskReport).decode
 _LONGEST_ID = 500
@@ -116,7 +116,7 @@ class _Ends:
         self._states: list[tuple[object, ...]] = []
         self._results: list[tuple[object, ...]] = []
         self._events: list[NewTaskEvent] = []
-        self._parcels: list[tuple[object, ...]] = []
+        self._parcels: list[ParcelRow] = []
         self._told: list[tuple[HostTask, TaskReport, int]] = []
 
     def add(self, stored: StoredTask, ending: Ending) -> None:
@@ -146,7 +146,7 @@ class _Ends:
         await tx.many("insert_host_result", self._results)
         for task, report, at in self._told:
             await note_session(tx, task, report, at)
-        await tx.many("insert_host_parcel", self._parcels)
+        await put_parcels(tx, self._parcels)
         await append_task_events(tx, self._events)
         in_conversations = [(task, at) for task, _, at in self._told if task.session_key is not None]
         if len(in_conversations) > 1:  # those behind go first, so that the end of a head lets nobody in who has ended
@@ -225,28 +225,26 @@ async def note_session(tx: Transaction, task: HostTask | None, report: TaskRepor
 
 def _callbacks(
     stored: StoredTask, report: TaskReport, body: bytes, at: int
-) -> tuple[list[tuple[object, ...]], list[NewTaskEvent]]:
+) -> tuple[list[ParcelRow], list[NewTaskEvent]]:
     """Return the callbacks that are owed, as rows of the outbox, and what is to be recorded at once."""
     task = stored.task
     status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
-    parcels: list[tuple[object, ...]] = []
+    parcels: list[ParcelRow] = []
     events: list[NewTaskEvent] = []
     work = task.work
     if isinstance(work, Prompt) and work.response_mode == "direct-callback" and stored.server_delivers:
         if stored.deliver_to:
             text = chat_text(task, report, now=at).encode("utf-8", "replace")
-            parcels.append((_new_id(), task.id, "chat", stored.deliver_to, text, stored.callback_token, at, at))
+            letter = NewParcel(kind="chat", destination=stored.deliver_to, body=text)
+            parcels.append(row_of(letter, task.id, stored.callback_token, at))
         elif stored.deliver_to is not None:
             events.append(stored.event("callback.skipped", status, at, {"reason": "no channel"}))
     if task.callback_url:
         told = json.dumps({"type": f"task.{status.value}", "task": _told_of(task, status, at)})
         notice = b'%s, "result": %s}' % (told[:-1].encode(), body)
-        parcels.append((_new_id(), task.id, "webhook", task.callback_url, notice, None, at, at))
+        letter = NewParcel(kind="webhook", destination=task.callback_url, body=notice)
+        parcels.append(row_of(letter, task.id, None, at))
     return parcels, events
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
 
 
 def _told_of(task: HostTask, status: TaskStatus, at: int) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def stored_of(row: Row) -> StoredTask:
         callback_url=url,
         attempt=attempt,
         runner=runner,
+        answer_at=about.answer_at,
         reason=reason,
     )
     return StoredTask(

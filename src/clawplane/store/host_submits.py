@@ -18,6 +18,7 @@ from clawplane.domain.host_tasks import (
     Approval,
     HostSpec,
     HostTask,
+    NewParcel,
     NewTask,
     OnLoss,
     TaskId,
@@ -33,7 +34,8 @@ from clawplane.store.database import Transaction, first
 from clawplane.store.enqueue import make_ready, store_jobs
 from clawplane.store.host_blobs import Asked, pack_asked, pack_spec, plain, plain_or_none
 from clawplane.store.host_rows import StoredTask, TaskCounter, stored_of, task_of_id, tasks_of_jobs
-from clawplane.store.host_trail import append_task_events
+from clawplane.store.host_trail import NewTaskEvent, append_task_events
+from clawplane.store.parcels import ParcelRow, put_parcels, row_of
 
 NEVER_MS = 1 << 45
 """A silence that no lease lives to see: its deadline ends it."""
@@ -54,6 +56,7 @@ class Again(NamedTuple):
     new_id: TaskId
     new_job: JobId
     now: int
+    questions: tuple[NewParcel, ...] = ()
 
 
 def weight_of(new: NewTask) -> int:
@@ -102,8 +105,9 @@ async def store(tx: Transaction, items: Sequence[NewSubmission]) -> list[StoredT
     await tx.many("insert_host_task", [_row(item.new) for item in items])
     await tx.many("insert_host_state", [_state(item.new) for item in items])
     await append_task_events(
-        tx, [task.event("task.created", TaskStatus.PENDING, item.now) for task, item in zip(tasks, items, strict=True)]
+        tx, [event for task, item in zip(tasks, items, strict=True) for event in _first_events(task, item.now)]
     )
+    await put_parcels(tx, [row for item in items for row in _questions(item)])
     sessions = [
         (task.task.session_id, task.task.type.value.removesuffix("-cli"), task.task.callback_channel, 1, item.now)
         for task, item in zip(tasks, items, strict=True)
@@ -119,6 +123,18 @@ async def store(tx: Transaction, items: Sequence[NewSubmission]) -> list[StoredT
     await counter.write(tx)
     await let_in(tx, heads, max(item.now for item in items))
     return tasks
+
+
+def _first_events(task: StoredTask, now: int) -> list[NewTaskEvent]:
+    events = [task.event("task.created", TaskStatus.PENDING, now)]
+    if task.task.approval is Approval.WAITING:
+        events.append(task.event("task.approval-needed", TaskStatus.PENDING, now))
+    return events
+
+
+def _questions(item: NewSubmission) -> list[ParcelRow]:
+    new = item.new
+    return [row_of(parcel, new.id, new.callback_token, item.now) for parcel in new.questions]
 
 
 def _writable(new: NewTask) -> NewTask:
@@ -241,6 +257,8 @@ async def retry(tx: Transaction, items: Sequence[Again]) -> list[HostTask | None
             callback_token=stored.callback_token,
             callback_url=old.callback_url,
             deliver_to=stored.deliver_to,
+            answer_at=old.answer_at,
+            questions=item.questions,
         )
         results.append((await store(tx, [NewSubmission(new, item.now)]))[0].task)
     return results
@@ -274,7 +292,9 @@ def _job(new: NewTask) -> NewJob:
 
 
 def _row(new: NewTask) -> tuple[object, ...]:
-    asked = Asked(work=new.work, target=new.target, cwd=new.cwd, env=new.env, labels=new.labels)
+    asked = Asked(
+        work=new.work, target=new.target, cwd=new.cwd, env=new.env, labels=new.labels, answer_at=new.answer_at
+    )
     key, digest = new.idempotency or (None, None)
     return (
         new.job,
@@ -328,6 +348,7 @@ def _task_of(new: NewTask) -> HostTask:
         callback_url=new.callback_url,
         attempt=0,
         runner=None,
+        answer_at=new.answer_at,
         reason="",
     )
 

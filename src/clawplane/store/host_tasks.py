@@ -16,7 +16,16 @@ from clawplane.domain.host_ports import (
     TaskFilter,
     Waiting,
 )
-from clawplane.domain.host_tasks import HostTask, NewTask, OnLoss, StoredResult, TaskId, TaskReport, TaskStatus
+from clawplane.domain.host_tasks import (
+    HostTask,
+    NewParcel,
+    NewTask,
+    OnLoss,
+    StoredResult,
+    TaskId,
+    TaskReport,
+    TaskStatus,
+)
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import LeaseView
 from clawplane.store import host_claims, host_fetches, host_reports, host_submits
@@ -118,9 +127,12 @@ class SqlHostTasks:
         """Let a task start that waits for a yes, or fail it; None when it does not wait for one."""
         return await self._database.write(host_reports.approve, host_reports.Approved(task, given, by, now))
 
-    async def retry(self, task: TaskId, new_id: TaskId, new_job: JobId, *, now: int) -> HostTask | None:
+    async def retry(
+        self, task: TaskId, new_id: TaskId, new_job: JobId, *, now: int, questions: Sequence[NewParcel] = ()
+    ) -> HostTask | None:
         """Submit an ended task's work again as a new task."""
-        return await self._database.write(host_submits.retry, host_submits.Again(task, new_id, new_job, now))
+        again = host_submits.Again(task, new_id, new_job, now, tuple(questions))
+        return await self._database.write(host_submits.retry, again)
 
     async def waiting(self, task: TaskId) -> Waiting | None:
         """Return what `explain` needs of a pending task; None otherwise."""

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from clawplane.domain.host_ports import Parcel
-from clawplane.domain.host_tasks import TaskEvent, TaskId
+from clawplane.domain.host_tasks import NewParcel, TaskEvent, TaskId
 from clawplane.store.database import Database, Transaction
+from clawplane.store.host_rows import tasks_of_ids
 from clawplane.store.host_trail import append_task_events, new_event
+from clawplane.store.parcels import put_parcels, row_of
 
 
 class _Progress(NamedTuple):
@@ -21,6 +23,23 @@ class _Progress(NamedTuple):
 class _Settled(NamedTuple):
     parcel: str
     event: TaskEvent
+
+
+class _Put(NamedTuple):
+    event: TaskEvent
+    parcels: tuple[NewParcel, ...]
+
+
+async def put(tx: Transaction, items: Sequence[_Put]) -> list[None]:
+    """Record events, with what is to be sent because of them."""
+    found = await tasks_of_ids(tx, [item.event.task_id or "" for item in items])
+    for event, parcels in items:
+        stored = found.get(event.task_id or "")
+        if stored is not None:
+            rows = [row_of(each, stored.task.id, stored.callback_token, event.created_at) for each in parcels]
+            await put_parcels(tx, rows)
+    await append_task_events(tx, [new_event(item.event) for item in items])
+    return [None] * len(items)
 
 
 async def progress(tx: Transaction, items: Sequence[_Progress]) -> list[None]:
@@ -41,6 +60,10 @@ class SqlOutbox:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    async def put(self, event: TaskEvent, parcels: Sequence[NewParcel]) -> None:
+        """Record an event of a task, with what is to be sent because of it."""
+        await self._database.write(put, _Put(event, tuple(parcels)))
 
     async def due(self, *, now: int, limit: int) -> list[Parcel]:
         """Return parcels whose time has come, oldest first."""

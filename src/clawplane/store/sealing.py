@@ -6,6 +6,7 @@ reads no bot token; whoever reads the whole data directory is this user anyway.
 
 from __future__ import annotations
 
+import hmac
 import os
 import stat
 import tempfile
@@ -26,6 +27,7 @@ class KeyFileSealing:
     """Seals and unseals with one key; see domain.sealing.Sealing."""
 
     def __init__(self, key: bytes) -> None:
+        self._key = key
         self._cipher = AESGCM(key)
 
     @classmethod
@@ -50,6 +52,10 @@ class KeyFileSealing:
                 "A stored secret cannot be read: the key file beside the database is not the one it was sealed with.",
                 hint="Restore sealing.key together with the database.",
             ) from None
+
+    def sign(self, purpose: str, data: bytes) -> bytes:
+        """Return 32 bytes that only this key gives, by HMAC-SHA-256 under a key of the purpose's own."""
+        return hmac.digest(hmac.digest(self._key, purpose.encode(), "sha256"), data, "sha256")
 
 
 def _make(path: Path) -> None:
