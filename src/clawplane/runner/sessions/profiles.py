@@ -47,7 +47,7 @@ PACKAGES: Final[Mapping[Profile, tuple[str, ...]]] = {
         "scipy",
     ),
 }
-"""What is installed; pysocks and the extra of httpx let both speak to the session's proxy."""
+"""What is installed; pysocks and the extra of httpx let code that asks for it speak SOCKS to the session's proxy."""
 
 _ALWAYS: Final = (
     "ast", "asyncio", "base64", "collections", "contextlib", "csv", "dataclasses", "datetime", "decimal", "functools",

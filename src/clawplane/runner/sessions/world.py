@@ -65,7 +65,9 @@ class World:
     def environment(self, options: SessionOptions, site: Sequence[str]) -> dict[str, str]:
         """Return the environment variables of everything in a session, the caller's own last."""
         socks, http = f"socks5h://{SOCKS.host}:{SOCKS.port}", f"http://{HTTP.host}:{HTTP.port}"
-        proxies = {"ALL_PROXY": socks, "HTTP_PROXY": http, "HTTPS_PROXY": http, "NO_PROXY": "localhost,127.0.0.1"}
+        # ALL_PROXY is no SOCKS proxy: clients such as httpx read it whatever they fetch, and fail when they lack SOCKS
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), http)
+        proxies |= {"FTP_PROXY": socks, "NO_PROXY": "localhost,127.0.0.1"}
         own = f"{USER_BASE}/bin"
         path = dict.fromkeys([own, str(self.python.executable.parent), "/usr/local/bin", "/usr/bin", "/bin"])
         found = {

@@ -60,7 +60,8 @@ async def test_no_variable_of_the_runner_is_visible(stay, monkeypatch):
     monkeypatch.setenv("CLAWPLANE_SECRET", "s3cr3t")
     shown = (await stay.shell("env")).stdout
     assert "s3cr3t" not in shown
-    assert "ALL_PROXY=socks5h://127.0.0.1:1080" in shown
+    assert "ALL_PROXY=http://127.0.0.1:3128" in shown
+    assert "FTP_PROXY=socks5h://127.0.0.1:1080" in shown
 
 
 async def test_a_package_that_a_command_installs_can_be_imported_afterwards(stay):
