@@ -14,6 +14,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,14 +233,13 @@ def plane(tmp_path_factory: pytest.TempPathFactory, verdict: Path) -> Iterator[P
     plane.stop()
 
 
-@pytest.fixture
-def make_plane(tmp_path: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
-    """Make planes that a test may break; each is stopped at its end."""
+@contextmanager
+def _planes(directory: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
     planes: list[Plane] = []
 
     def make(name: str = "plane", **options: Any) -> Plane:
-        (tmp_path / name).mkdir()
-        plane = Plane(tmp_path / name, **options)
+        (directory / name).mkdir()
+        plane = Plane(directory / name, **options)
         plane.know(verdict)
         planes.append(plane)
         return plane
@@ -247,3 +247,17 @@ def make_plane(tmp_path: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
     yield make
     for plane in planes:
         plane.stop()
+
+
+@pytest.fixture
+def make_plane(tmp_path: Path, verdict: Path) -> Iterator[Callable[..., Plane]]:
+    """Make planes that a test may break; each is stopped at its end."""
+    with _planes(tmp_path, verdict) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_module_plane(tmp_path_factory: pytest.TempPathFactory, verdict: Path) -> Iterator[Callable[..., Plane]]:
+    """Make planes with settings of their own for all tests of a file."""
+    with _planes(tmp_path_factory.mktemp("planes"), verdict) as make:
+        yield make
