@@ -57,6 +57,7 @@ OWN: Final = {
     "CLAWPLANE_SESSION_SPILL_BYTES": "output of one exec kept in its workspace beyond the answer; default 16 MiB",
     "CLAWPLANE_SESSION_WAITING": "execs of one session that may run or wait; default 100",
     "CLAWPLANE_SLOTS": "subtasks a runner takes at once; default four a core, at least four",
+    "CLAWPLANE_UNREAD_SECONDS": "how long a client may take nothing of an answer before it is hung up on; default 60",
     "CLAWPLANE_URL": "the control plane that clients and runners talk to; default http://127.0.0.1:3456",
     "CLAWPLANE_WEBHOOK_PRIVATE": "1 = webhooks may go to private addresses; default off",
     "CLAWPLANE_WEBHOOK_SECRET": "key of the signature of webhooks; without it none is sent",

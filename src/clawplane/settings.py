@@ -57,6 +57,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_expanded: int = 500 * 1000 * 1000
     max_body: int = 8 * MIB
     body_seconds: int = 60
+    unread_seconds: int = 60
+    """How long an answer may lie without its client taking anything of it."""
     month_rule: bool = False
     link_lifetime: int = 3600
     sessions: SessionBounds = SessionBounds()
@@ -251,6 +253,7 @@ def serve_settings(
         max_expanded=whole_number(env, "CLAWPLANE_MAX_EXPANDED_BYTES", 500_000_000, low=1000, high=50_000_000_000),
         max_body=whole_number(env, "CLAWPLANE_MAX_BODY_BYTES", 8 * MIB, low=1024, high=1 << 30),
         body_seconds=whole_number(env, "CLAWPLANE_BODY_SECONDS", 60, low=1, high=3600),
+        unread_seconds=whole_number(env, "CLAWPLANE_UNREAD_SECONDS", 60, low=1, high=3600),
         month_rule=_switch(env, "CLAWPLANE_MONTH_RULE"),
         link_lifetime=whole_number(env, "CLAWPLANE_LINK_SECONDS", 3600, low=1, high=30 * 86_400),
         sessions=session_bounds(env),

@@ -26,7 +26,7 @@ import clawplane
 from clawplane import exports
 from clawplane.api.app import build_app
 from clawplane.api.calls import Flows, HttpLimits
-from clawplane.api.heads import BoundedHead
+from clawplane.api.heads import protocol
 from clawplane.domain.access import Scope, new_secret
 from clawplane.domain.archives import ArchiveLimits
 from clawplane.domain.clock import Clock, SystemClock
@@ -222,7 +222,7 @@ async def _serve(
                 plane.host,
                 uvicorn.Config(
                     plane.app,
-                    http=BoundedHead,
+                    http=protocol(unread_seconds=settings.unread_seconds),
                     ws="websockets-sansio",
                     ws_max_size=MAX_FRAME,
                     ws_per_message_deflate=False,

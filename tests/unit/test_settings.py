@@ -58,6 +58,7 @@ def test_a_user_without_a_home_is_told_to_name_a_directory() -> None:
         ({"CLAWPLANE_MAX_SUBTASKS": "-1"}, "CLAWPLANE_MAX_SUBTASKS"),
         ({"CLAWPLANE_LINK_SECONDS": "9" * 5000}, "CLAWPLANE_LINK_SECONDS"),
         ({"CLAWPLANE_BODY_SECONDS": "0"}, "CLAWPLANE_BODY_SECONDS"),
+        ({"CLAWPLANE_UNREAD_SECONDS": "0"}, "CLAWPLANE_UNREAD_SECONDS"),
         ({"CLAWPLANE_MONTH_RULE": "maybe"}, "CLAWPLANE_MONTH_RULE"),
         ({"CLAWPLANE_LOG": "loud"}, "CLAWPLANE_LOG"),
         ({"CLAWPLANE_OWNER": "a~b"}, "CLAWPLANE_OWNER"),

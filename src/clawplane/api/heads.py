@@ -1,8 +1,12 @@
-"""Bound what a request may say before its body: in bytes and in seconds.
+"""Bound what a request may say before its body, in bytes and in seconds, and how long its answer may lie unread.
 
-The HTTP server bounds neither: whoever reaches the port, without any key, could make it keep gigabytes of headers, or
-hold a connection for ever with half a request line. `BoundedHead` counts the bytes that bring neither the start of a
+The HTTP server bounds none of it: whoever reaches the port, without any key, could make it keep gigabytes of headers,
+or hold a connection for ever with half a request line. `BoundedHead` counts the bytes that bring neither the start of a
 request nor a piece of its body, which are its head, its trailers and the framing of chunks, and times the head.
+
+A client that sends its request and then reads nothing would keep its answer in memory, and whatever makes the answer at
+work, for as long as it likes. It is hung up on once it has taken nothing for a while of what waits for it; to whoever
+answers, that is a client that left. A slow client is not: it takes something.
 
 It also gives every request its `Connection` (delivery.py), by which a handler learns that its client has gone, that the
 server is to stop, or that an answer arrived.
@@ -19,6 +23,7 @@ from clawplane.api.delivery import EXTENSION, Connection
 
 HEAD_BYTES: Final = 64 << 10
 HEAD_SECONDS: Final = 30.0
+UNREAD_SECONDS: Final = 60.0
 
 
 class JoinedWrites:
@@ -69,8 +74,10 @@ class BoundedHead(HttpToolsProtocol):
     """
 
     head_seconds: float = HEAD_SECONDS
+    unread_seconds: float = UNREAD_SECONDS
     _counted = 0
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a head."""
@@ -82,12 +89,23 @@ class BoundedHead(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_timer()
+        self._stop_watching()
         super().connection_lost(exc)
         self._connection.lost()
 
     def eof_received(self) -> None:
         """Look whether the client had everything before it hung up; the connection closes after this."""
         self._connection.heard()
+
+    def pause_writing(self) -> None:
+        """Watch whether the client takes anything: more waits for it than is sent ahead."""
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        """Stop watching: it has taken nearly everything."""
+        self._stop_watching()
+        super().resume_writing()
 
     def shutdown(self) -> None:
         """Let what waits come to an end."""
@@ -137,8 +155,29 @@ class BoundedHead(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _watch_reader(self) -> None:
+        self._stop_watching()
+        waiting = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.unread_seconds, self._look_at_reader, waiting)
+
+    def _look_at_reader(self, waited: int) -> None:
+        if self.transport.get_write_buffer_size() < waited:
+            self._watch_reader()
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _hang_up(self, status: bytes) -> None:
         self._stop_timer()
         if not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
             self.transport.close()
+
+
+def protocol(*, unread_seconds: float) -> type[BoundedHead]:
+    """Return the protocol with an operator's bound."""
+    return type("BoundedProtocol", (BoundedHead,), {"unread_seconds": unread_seconds})

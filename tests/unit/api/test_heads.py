@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from clawplane.api.heads import HEAD_BYTES, BoundedHead
+from clawplane.api.heads import HEAD_BYTES, BoundedHead, protocol
 
 Talk = Callable[[bytes], Awaitable[bytes]]
+LARGE = 64 << 20
+"""More than two kernels keep of an answer that nobody reads."""
 
 
 class Server(uvicorn.Server):
@@ -34,27 +37,58 @@ async def count_body(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"%d" % size})
 
 
+class LargeAnswers:
+    """An application with a long stream for whoever asks; `over` is set when it has nobody to tell it to any more."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        for _ in range(LARGE >> 20):
+            await send({"type": "http.response.body", "body": b"x" * (1 << 20), "more_body": True})
+        await send({"type": "http.response.body"})
+        self.over.set()
+
+
 @asynccontextmanager
-async def serving(http: type[BoundedHead] = BoundedHead) -> AsyncIterator[Talk]:
-    server = Server(uvicorn.Config(count_body, port=0, http=http, log_config=None, access_log=False, lifespan="off"))
+async def listening(app: Any, http: type[BoundedHead]) -> AsyncIterator[tuple[str, int]]:
+    server = Server(uvicorn.Config(app, port=0, http=http, log_config=None, access_log=False, lifespan="off"))
     task = asyncio.create_task(server.serve())
     await server.listens.wait()
-    address = server.servers[0].sockets[0].getsockname()[:2]
-
-    async def talk(request: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection(*address)
-        try:
-            async with asyncio.timeout(10):
-                writer.write(request)
-                return await reader.read()
-        finally:
-            writer.close()
-
     try:
-        yield talk
+        yield server.servers[0].sockets[0].getsockname()[:2]
     finally:
         server.should_exit = True
         await task
+
+
+@asynccontextmanager
+async def serving(http: type[BoundedHead] = BoundedHead) -> AsyncIterator[Talk]:
+    async with listening(count_body, http) as address:
+
+        async def talk(request: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection(*address)
+            try:
+                async with asyncio.timeout(10):
+                    writer.write(request)
+                    return await reader.read()
+            finally:
+                writer.close()
+
+        yield talk
+
+
+@asynccontextmanager
+async def asked(address: tuple[str, int]) -> AsyncIterator[socket.socket]:
+    """Send a request on a connection that takes little ahead."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, address)
+        await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        yield client
 
 
 @pytest.mark.parametrize(
@@ -95,3 +129,23 @@ async def test_ordinary_heads_and_large_bodies_in_small_chunks_pass() -> None:
         chunks = b"1\r\nb\r\n" * 50_000 + b"0\r\n\r\n"
         chunked = await talk(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
         assert b"\r\n50000\r\n" in chunked
+
+
+async def read_to_the_end(client: socket.socket) -> int:
+    taken = 0
+    while block := await asyncio.get_running_loop().sock_recv(client, 1 << 16):
+        taken += len(block)
+    return taken
+
+
+async def test_a_client_that_reads_nothing_of_its_answer_is_hung_up_on() -> None:
+    app = LargeAnswers()
+    async with listening(app, protocol(unread_seconds=0.1)) as address, asked(address) as client, asyncio.timeout(10):
+        await app.over.wait()
+        assert await read_to_the_end(client) < LARGE
+
+
+async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
+    app = LargeAnswers()
+    async with listening(app, protocol(unread_seconds=0.1)) as address, asked(address) as client, asyncio.timeout(30):
+        assert await read_to_the_end(client) > LARGE
