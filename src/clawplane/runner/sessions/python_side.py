@@ -19,6 +19,8 @@ from clawplane.runner.sessions.variables import look_again, variables
 from clawplane.sandbox.repl_wire import MAIN, Kept
 
 _TALK_SECONDS = 10.0
+_ENDED = "The interpreter had ended between two calls and was replaced; its variables are lost."
+_SILENT = "The interpreter said nothing more between two calls and was replaced; its variables are lost."
 
 
 class PythonSide:
@@ -33,11 +35,13 @@ class PythonSide:
         self._interpreter = interpreter
         self._undo = Undo(residence, undo)
         self._dying: set[asyncio.Task[None]] = set()
+        self._untold = ""
+        """What the next exec is to be told: that an interpreter was lost when nobody was there to hear it."""
 
     async def ready(self) -> Interpreter:
         """Return an interpreter that takes requests; raises Unavailable."""
         if self._interpreter is not None and self._interpreter.member.end is not None:
-            await self.drop()
+            await self._lose(_ENDED)
         if self._interpreter is None:
             self._interpreter = await self._residence.start_python(self._environment)
         return self._interpreter
@@ -49,12 +53,10 @@ class PythonSide:
 
     async def run(self, running: Running) -> PythonEnd:
         """Run an exec; an interpreter that did not survive is let go of."""
-        if self._interpreter is not None and self._interpreter.member.end is not None:
-            await self.drop()
-            running.notes.append(
-                "The interpreter had ended between two calls and was replaced; its variables are lost."
-            )
         interpreter = await self._ready_with_copy()
+        if self._untold:
+            running.notes.append(self._untold)
+            self._untold = ""
         end: PythonEnd | None = None
         try:
             async with variables(interpreter.talk, running.request.environment):
@@ -86,7 +88,7 @@ class PythonSide:
         try:
             await self._undo.ensure(interpreter)
         except Gone:
-            await self.drop()
+            await self._lose(_SILENT)
             interpreter = await self.ready()
         return interpreter
 
@@ -103,17 +105,19 @@ class PythonSide:
                 raise Conflict("The session's own context cannot be ended.", hint="Reset it, or delete the session.")
             await self.drop()
             await self.ready()
+            self._untold = ""
             return
         try:
             async with asyncio.timeout(_TALK_SECONDS):
                 await (await self.ready()).talk.forget(context)
         except (Gone, TimeoutError):
-            await self.drop()
+            await self._lose(_SILENT)
 
     async def rollback(self, execs: int, before: str) -> int:
         """Go back, and return by how many execs; raises Conflict when that cannot be."""
         copy, undone = await self._undo.back(execs, before)
         self._let_go()
+        self._untold = ""
         if copy is None:
             await self.ready()
             return undone
@@ -121,7 +125,7 @@ class PythonSide:
         try:
             await self._undo.renew(self._interpreter)
         except Gone:
-            await self.drop()
+            await self._lose(_SILENT)
         return undone
 
     async def copy(self) -> Copy:
@@ -153,6 +157,12 @@ class PythonSide:
         """End the interpreter and forget the copies of it."""
         await self._undo.clear()
         self._let_go()
+
+    async def _lose(self, what: str) -> None:
+        """Let go of an interpreter that is of no use any more, and keep it in mind for who asks next."""
+        if not self.fresh:
+            self._untold = what
+        await self.drop()
 
     async def close(self) -> None:
         """End everything Python of this session and wait until it is gone."""

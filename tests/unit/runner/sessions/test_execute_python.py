@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from clawplane.domain.asks import Interrupt
+from clawplane.domain.asks import Interrupt, Reset, Sleep
 
 
 async def test_the_value_of_the_last_expression_is_a_result(stay):
@@ -79,6 +79,24 @@ async def test_an_interpreter_that_crashes_is_told_with_the_signal(stay):
     assert result.status == "exited"
     assert "SIGSEGV" in result.error
     assert (await stay.python("1")).status == "ok"
+
+
+async def test_an_interpreter_that_was_lost_while_nobody_asked_is_told_to_who_asks_next(stay):
+    await stay.python("x = 1")
+    assert (await stay.shell("kill -9 -1")).status == "ok"
+    await stay.ask("sleep", Sleep()).answer()  # replaces it: a sleeping session has one ready
+    result = await stay.python("'x' in globals()")
+    assert result.results[0]["text/plain"] == "False"
+    assert any("replaced; its variables are lost" in note for note in result.notes)
+    assert (await stay.python("1")).notes == ()
+
+
+async def test_a_reset_after_such_a_loss_leaves_nothing_to_tell(stay):
+    await stay.python("x = 1")
+    await stay.shell("kill -9 -1")
+    await stay.ask("sleep", Sleep()).answer()
+    await stay.ask("reset", Reset()).answer()
+    assert (await stay.python("1")).notes == ()
 
 
 async def test_memory_beyond_the_limit_ends_the_exec_with_the_reason_and_advice(house, begin):
