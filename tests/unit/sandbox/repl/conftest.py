@@ -25,6 +25,10 @@ import pytest
 from clawplane.sandbox import repl_wire as wire
 
 PATIENCE = 30.0
+TESTS = str(Path(__file__).parents[3])
+if TESTS not in sys.path:
+    sys.path.insert(0, TESTS)  # for interpreter_attacks
+
 _PYTHON = os.environ.get("REPL_PYTHON", sys.executable)
 _SOURCE = Path(wire.__file__).parents[2]
 _START = """
