@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -26,8 +25,8 @@ from clawplane.domain.callback_ports import Attempted, CallbackRefused, Callback
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidArgument, StoreError
 from clawplane.domain.host_ports import HostTasks, Outbox, Parcel, TaskEvents
-from clawplane.domain.host_results import dispatch_of
 from clawplane.domain.host_tasks import HostTask, TaskEvent
+from clawplane.domain.host_trail import event_of
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
 from clawplane.flows import channels
@@ -195,22 +194,7 @@ class Callbacks:
         )
 
     def _event(self, type_: str, task: HostTask | None, parcel: Parcel, details: dict[str, Any]) -> TaskEvent:
-        dispatch = dispatch_of(task)
-        return TaskEvent(
-            seq=0,
-            id=str(uuid.uuid4()),
-            type=type_,
-            created_at=self._clock.now_ms(),
-            task_id=parcel.task,
-            task_type=None if task is None else task.type.value,
-            task_status=None if task is None else task.status.value,
-            session_id=None if task is None else task.session_id,
-            origin=dispatch["origin"],
-            dispatch_mode=dispatch["dispatchMode"],
-            response_mode=dispatch["responseMode"],
-            entrypoint=dispatch["entrypoint"],
-            details=details,
-        )
+        return event_of(task, type_, at=self._clock.now_ms(), details=details, task_id=parcel.task)
 
 
 class _Impossible:

@@ -27,7 +27,6 @@ from clawplane.domain.host_ports import (
     TaskEvents,
     TaskFilter,
 )
-from clawplane.domain.host_results import dispatch_of
 from clawplane.domain.host_tasks import (
     AGENT_GRACE_MS,
     LEASE_GRACE_MS,
@@ -47,6 +46,7 @@ from clawplane.domain.host_tasks import (
     TaskType,
     Work,
 )
+from clawplane.domain.host_trail import event_of
 from clawplane.domain.ids import JobId, JobIds
 from clawplane.domain.leases import LeaseView
 from clawplane.domain.ports import Wakeups
@@ -340,25 +340,8 @@ class HostWork:
         told = reason or f"{'Allowed' if allowed else 'Refused'} by {by}."
         await tool_uses.decide(self._leases, task, Decide(id=tool_use, allowed=allowed, reason=told))
         word = "task.tool-approved" if allowed else "task.tool-refused"
-        await self.reported_event(self._event_of(task, word, {"toolUse": tool_use, "by": by}))
-
-    def _event_of(self, task: HostTask, type_: str, details: dict[str, Any]) -> TaskEvent:
-        dispatch = dispatch_of(task)
-        return TaskEvent(
-            seq=0,
-            id="",
-            type=type_,
-            created_at=self._clock.now_ms(),
-            task_id=task.id,
-            task_type=task.type.value,
-            task_status=task.status.value,
-            session_id=task.session_id,
-            origin=dispatch["origin"],
-            dispatch_mode=dispatch["dispatchMode"],
-            response_mode=dispatch["responseMode"],
-            entrypoint=dispatch["entrypoint"],
-            details=details,
-        )
+        about = {"toolUse": tool_use, "by": by}
+        await self.reported_event(event_of(task, word, at=self._clock.now_ms(), details=about))
 
     async def waits(self) -> dict[str, tuple[int, int]]:
         """Return, per capability, how many wait and since when the oldest does."""

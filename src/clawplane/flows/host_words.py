@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,8 +17,8 @@ from clawplane.domain.batches import LogLine
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import AgentSessions, HostTasks, TaskEvents
-from clawplane.domain.host_results import dispatch_of
-from clawplane.domain.host_tasks import HostTask, TaskEvent, TaskId
+from clawplane.domain.host_tasks import HostTask, TaskId
+from clawplane.domain.host_trail import event_of
 from clawplane.domain.ports import Wakeups
 from clawplane.flows import channels
 
@@ -87,26 +86,9 @@ class Listener:
             await self._conversations.bind(cli, task.session_id, provider[:200], now=self._clock.now_ms())
 
     async def _record(self, task: HostTask, word: dict[str, Any]) -> None:
-        dispatch = dispatch_of(task)
         details = {name: str(word.get(name, ""))[:4000] for name in ("id", "tool", "detail", "cwd")}
-        await self._events.append(
-            TaskEvent(
-                seq=0,
-                id=str(uuid.uuid4()),
-                type="task.approval-needed",
-                created_at=self._clock.now_ms(),
-                task_id=task.id,
-                task_type=task.type.value,
-                task_status=task.status.value,
-                session_id=task.session_id,
-                origin=dispatch["origin"],
-                dispatch_mode=dispatch["dispatchMode"],
-                response_mode=dispatch["responseMode"],
-                entrypoint=dispatch["entrypoint"],
-                details=details,
-                source="runner",
-            )
-        )
+        now = self._clock.now_ms()
+        await self._events.append(event_of(task, "task.approval-needed", at=now, details=details, source="runner"))
         self._wakeups.notify(channels.EVENTS)
 
 
