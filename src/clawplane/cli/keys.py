@@ -34,7 +34,7 @@ def create(
     name
         What the key is for, shown in the list.
     scope
-        What it may do; repeat for several. Default: workers. `runner` is for `clawplane runner`, `host_runner` for `worker`.
+        What it may do; repeat for several. Default: workers. `runner` is for `clawplane runner`, `host_runner` to poll.
     runner
         The id of a runner that has to use this key from now on: a runner's id belongs to the key it first came with.
     """
