@@ -62,6 +62,8 @@ class HostBounds(msgspec.Struct, frozen=True, kw_only=True):
     strict_paths: bool = False
     requests_per_minute: int = 0
     """Per key, for everything but polls; 0 is no limit."""
+    answer_seconds: int = 86_400
+    """How long the link in a question is good for."""
     claude_projects: str = ""
     codex_sessions: str = ""
 
@@ -75,6 +77,7 @@ def host_bounds(environment: Mapping[str, str]) -> HostBounds:
         on_loss=_on_loss(environment),
         strict_paths=is_on(environment, "CLAWPLANE_HOST_STRICT_PATHS"),
         requests_per_minute=whole_number(environment, "CLAWPLANE_HOST_RATE", 0, low=0, high=10_000_000),
+        answer_seconds=whole_number(environment, "CLAWPLANE_HOST_ANSWER_SECONDS", 86_400, low=60, high=30 * 86_400),
         claude_projects=environment.get("CLAUDE_PROJECTS_DIR", ""),
         codex_sessions=environment.get("CODEX_SESSIONS_DIR", ""),
     )

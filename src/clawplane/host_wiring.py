@@ -67,6 +67,8 @@ async def host_plane(
             server_callbacks=bounds.callbacks.server_callbacks,
             default_channel=bounds.callbacks.default_channel,
             retention=bounds.retention,
+            public_url=settings.public_url or "",
+            answer_seconds=bounds.answer_seconds,
         ),
     )
     courier = _courier(bounds.callbacks)
@@ -80,7 +82,14 @@ async def host_plane(
         clock=clock,
     )
     upkeep = HostUpkeep(store.host_tasks, store.task_events, store.wakeups, clock, bounds.retention)
-    listener = Listener(store.host_tasks, store.agent_sessions, store.task_events, store.wakeups, clock)
+    listener = Listener(
+        tasks=store.host_tasks,
+        conversations=store.agent_sessions,
+        outbox=store.outbox,
+        questions=work.questions,
+        wakeups=store.wakeups,
+        clock=clock,
+    )
     try:
         leases.listen(listener)
         await pollers.start()

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TOKEN: Final = re.compile(r"(^|&)((?:token|signature)=)[^&]*")
+_LINK: Final = re.compile(r"((?:downloads|approvals)/+).+", re.IGNORECASE | re.DOTALL)
 _CORS: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, api-key",
@@ -177,8 +178,7 @@ def _refuse_encoded_slash(scope: Scope) -> None:
 def _shown(scope: Scope) -> str:
     """Return path and query for the log, without what gives access."""
     path: str = scope["path"]
-    if path.startswith("/v1/downloads/"):
-        path = "/v1/downloads/(link)"
+    path = _LINK.sub(r"\1(link)", path)
     query = scope.get("query_string", b"").decode("latin-1")
     query = _TOKEN.sub(r"\1\2(hidden)", query)
     return f"{path}?{query}" if query else path

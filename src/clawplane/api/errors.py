@@ -11,6 +11,7 @@ Sessions and tools (`/v1/tools`, `/v1/sessions`, `/v1/workspaces`, `/v1/sandbox`
 | `invalid_argument`, `unchanged` | 400 / 11000 | 400 |
 | `invalid_schema` | 422 / 11000 | 422 |
 | `not_found`, `run_not_found` | 404 / 11004 | 404 |
+| `gone` | 404 / 11004 | 410 |
 | `worker_not_found` | 400 / 50001 | 404 |
 | `authentication_required` | 401 / 12001 | 401 |
 | `invalid_token` | 401 / 12002 | 401 |
@@ -60,6 +61,7 @@ TABLE: Final[dict[type[ClawplaneError], Answer]] = {
     errors.InvalidSchema: Answer(11000, _INVALID, 422, 422),
     errors.NotFound: Answer(11004, "not found", 404, 404),
     errors.RunNotFound: Answer(11004, "not found", 404, 404),
+    errors.Gone: Answer(11004, "not found", 404, 410),
     errors.WorkerNotFound: Answer(50001, "worker does not exist", 400, 404),
     errors.AuthenticationRequired: Answer(12001, "authentication required", 401, 401),
     errors.InvalidToken: Answer(12002, "invalid token", 401, 401),

@@ -91,10 +91,11 @@ class Courier:
         sent: int,
         tries: int,
         delivered: Callable[[int], Awaitable[None]],
+        by_hook: bool = True,
     ) -> Attempted:
         """Try to deliver a message to a channel, from chunk `sent` on; `tries` of that chunk were made before."""
         skipped = ""
-        if self._hook is not None and sent == 0 and tries == 0:
+        if by_hook and self._hook is not None and sent == 0 and tries == 0:
             skipped, answer = await self._by_hook(self._hook, channel, text)
             if answer is not None:
                 return Attempted("delivered", "hook", sent, 1, answer.status)

@@ -43,6 +43,7 @@ _BY_STATUS: Final[dict[int, type[ClawplaneError]]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
+    410: errors.Gone,
     413: errors.TooLarge,
     429: errors.RateLimited,
     500: errors.InternalError,

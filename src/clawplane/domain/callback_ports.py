@@ -117,8 +117,12 @@ class Courier(Protocol):
         sent: int,
         tries: int,
         delivered: Callable[[int], Awaitable[None]],
+        by_hook: bool = True,
     ) -> Attempted:
-        """Try to deliver a message from chunk `sent` on; `delivered` is awaited behind each chunk but the last."""
+        """Try to deliver a message from chunk `sent` on; `delivered` is awaited behind each chunk but the last.
+
+        `by_hook` False: never through a gateway's hook, where an agent reads it.
+        """
         ...
 
     async def webhook(self, parcel: str, url: str, body: bytes, *, secret: str, tries: int) -> Attempted:

@@ -7,6 +7,7 @@
     |-- NotFound                   an id that nothing answers to
     |   |-- WorkerNotFound         ... asked to run
     |   `-- RunNotFound
+    |-- Gone                       what was there for a time that is over
     |-- AuthenticationRequired     no credential
     |-- InvalidToken               a credential that is unknown, revoked or expired
     |-- Forbidden                  a credential without the scope
@@ -83,6 +84,12 @@ class RunNotFound(NotFound):
 
     code = "run_not_found"
     default_hint = "List the runs with `clawplane runs list`."
+
+
+class Gone(ClawplaneError):
+    """What was there for a time that is over."""
+
+    code = "gone"
 
 
 class AuthenticationRequired(ClawplaneError):

@@ -1,6 +1,7 @@
 """Deliver what is owed to chats, gateways and webhooks: the loop over the durable outbox.
 
-Who runs. The transaction that ends a task puts its parcels into the outbox; its flow notifies the channel CALLBACKS.
+Who runs. The transaction that ends a task, or asks a person about one, puts its parcels into the outbox; its flow
+notifies the channel CALLBACKS.
 One loop looks for parcels whose time has come and starts a delivery for each, some at once, one at a time for each
 destination so that two messages do not mix. With nothing due it sleeps until the next one is, or until it is notified.
 
@@ -123,7 +124,7 @@ class Callbacks:
         for parcel in await self._outbox.due(now=now + _HORIZON_MS, limit=_LOOKED_AT):
             if parcel.next_at > now:
                 return (parcel.next_at - now) / 1000
-            lane = (parcel.kind, parcel.destination)
+            lane = (parcel.way, parcel.destination)
             if lane not in self._running:
                 if len(self._running) >= AT_ONCE:
                     return None
@@ -175,7 +176,7 @@ class Callbacks:
             secret = "" if parcel.token is None else self._sealing.unseal(parcel.token)
         except StoreError as error:
             return _Impossible(parcel, error.message)
-        if parcel.kind == "webhook":
+        if parcel.way == "webhook":
             return await self._courier.webhook(
                 parcel.id, parcel.destination, parcel.body, secret=secret, tries=parcel.attempts
             )
@@ -191,6 +192,7 @@ class Callbacks:
             sent=parcel.sent,
             tries=parcel.attempts,
             delivered=delivered,
+            by_hook=not parcel.question,
         )
 
     def _event(self, type_: str, task: HostTask | None, parcel: Parcel, details: dict[str, Any]) -> TaskEvent:
@@ -214,12 +216,13 @@ class _Impossible:
 
 def _whither(parcel: Parcel) -> dict[str, Any]:
     """Return what is recorded of a destination: of an address only the host, for the rest may hold secrets."""
-    if parcel.kind != "webhook":
-        return {"channel": parcel.destination}
+    about = {"about": "approval"} if parcel.question else {}
+    if parcel.way == "chat":
+        return {"channel": parcel.destination, **about}
     try:
-        return {"webhook": urlsplit(parcel.destination).hostname}
+        return {"webhook": urlsplit(parcel.destination).hostname, **about}
     except ValueError:
-        return {"webhook": None}
+        return {"webhook": None, **about}
 
 
 def _outcome(parcel: Parcel, attempted: Attempted) -> dict[str, Any]:

@@ -56,6 +56,7 @@ from clawplane.flows import channels, tool_uses
 from clawplane.flows.explain import Explanation, explain
 from clawplane.flows.leases import Leases
 from clawplane.flows.pollers import Pollers
+from clawplane.flows.questions import AnswerRules, Questions
 
 _AGENTS: Final = {"claude": TaskType.CLAUDE, "codex": TaskType.CODEX, "gemini": TaskType.GEMINI}
 
@@ -64,13 +65,16 @@ class HostRules(msgspec.Struct, frozen=True, kw_only=True):
     """How this installation treats host tasks.
 
     on_loss: by task type, `requeue` where nothing is said; server_callbacks: whether the control plane also sends the
-    callbacks of tasks that polls took; default_channel: where they go that name no channel.
+    callbacks of tasks that polls took; default_channel: where they go that name no channel; public_url and
+    answer_seconds: where and how long people can answer, see flows/questions.
     """
 
     on_loss: dict[TaskType, OnLoss] = {}
     server_callbacks: bool = False
     default_channel: str = ""
     retention: Retention = Retention()
+    public_url: str = ""
+    answer_seconds: int = 86_400
 
 
 class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +92,8 @@ class TaskRequest(msgspec.Struct, frozen=True, kw_only=True):
     callback_channel: str | None = None
     callback_token: str | None = None
     callback_url: str = ""
+    arrived_at: str = ""
+    """The address of this server as the request reached it."""
     idempotency_key: str = ""
     request_digest: str = ""
 
@@ -126,6 +132,10 @@ class HostWork:
         self._clock = clock
         self._ids = ids
         self.rules = rules
+        answers = AnswerRules(
+            public_url=rules.public_url, seconds=rules.answer_seconds, default_channel=rules.default_channel
+        )
+        self.questions = Questions(sealing, clock, answers)
         self._closing = asyncio.get_running_loop().create_future()
 
     async def leave(self) -> None:
@@ -139,13 +149,16 @@ class HostWork:
     async def submit(self, request: TaskRequest, *, owner: str) -> Submitted:
         """Store a task and let whoever waits have it; raises Conflict on a reused idempotency key."""
         now = self._clock.now_ms()
-        storing = asyncio.ensure_future(self._tasks.submit(self._new_task(request, owner, now), now=now))
+        new = self.questions.before(self._new_task(request, owner, now), arrived_at=request.arrived_at)
+        storing = asyncio.ensure_future(self._tasks.submit(new, now=now))
         self.pollers.look()  # its claim is written behind this task, in the same commit
         submitted = await storing
         if submitted.task.not_before is not None:
             self._leases.not_later_than(submitted.task.not_before)
         if not submitted.replayed:
             self._changed(submitted.task.id)
+        if new.questions:
+            self._wakeups.notify(channels.CALLBACKS)
         return submitted
 
     def _new_task(self, request: TaskRequest, owner: str, now: int) -> NewTask:
@@ -300,11 +313,16 @@ class HostWork:
     async def retry(self, task: TaskId) -> HostTask:
         """Submit an ended task again as a new one; raises NotFound, and Conflict while it has not ended."""
         now = self._clock.now_ms()
-        again = await self._tasks.retry(task, TaskId(str(uuid.uuid4())), JobId(self._ids.next(now)), now=now)
+        new, job = TaskId(str(uuid.uuid4())), JobId(self._ids.next(now))
+        old = await self.find(task)
+        asks = () if old.approval is Approval.NOT_NEEDED else self.questions.again(old, new)
+        again = await self._tasks.retry(task, new, job, now=now, questions=asks)
         if again is None:
             found = await self.find(task)
             raise Conflict(f"The task is {found.status}.", hint="Cancel it first, or wait for its end.")
         self._changed(again.id)
+        if asks:
+            self._wakeups.notify(channels.CALLBACKS)
         return again
 
     async def counts(self) -> TaskCounts:
@@ -331,9 +349,9 @@ class HostWork:
         runners, parked = await self._leases.runners(), self.pollers.reaches
         return explain(task, waiting, runners, parked=parked, now=self._clock.now_ms())
 
-    async def tool_uses(self, task: HostTask) -> tuple[ToolUse, ...]:
-        """Return the tool uses of a running agent that wait for a person."""
-        return await tool_uses.waiting_of(self._leases, task)
+    async def tool_uses(self, task: HostTask, *, reachable: bool = False) -> tuple[ToolUse, ...]:
+        """Return the tool uses of a running agent that wait for a person; see flows/tool_uses."""
+        return await tool_uses.waiting_of(self._leases, task, reachable=reachable)
 
     async def decide_tool(self, task: HostTask, tool_use: str, *, allowed: bool, by: str, reason: str = "") -> None:
         """Let a tool use go on, or refuse it; recorded with who said so. Raises Conflict when it does not wait."""

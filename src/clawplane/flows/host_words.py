@@ -10,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from clawplane.domain.batches import LogLine
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
-from clawplane.domain.host_ports import AgentSessions, HostTasks, TaskEvents
+from clawplane.domain.host_ports import AgentSessions, HostTasks, Outbox
 from clawplane.domain.host_tasks import HostTask, TaskId
 from clawplane.domain.host_trail import event_of
 from clawplane.domain.ports import Wakeups
+from clawplane.domain.tool_uses import ToolUse
 from clawplane.flows import channels
+from clawplane.flows.questions import Questions
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_WORD = 16_384
+_USE = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 class HostWords(Protocol):
@@ -43,14 +47,22 @@ class NobodyListens:
 
 
 class Listener:
-    """Binds conversations, and records tool uses that wait for a person."""
+    """Binds conversations, and records tool uses that wait for a person, with the messages that ask one."""
 
     def __init__(
-        self, tasks: HostTasks, conversations: AgentSessions, events: TaskEvents, wakeups: Wakeups, clock: Clock
+        self,
+        *,
+        tasks: HostTasks,
+        conversations: AgentSessions,
+        outbox: Outbox,
+        questions: Questions,
+        wakeups: Wakeups,
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._conversations = conversations
-        self._events = events
+        self._outbox = outbox
+        self._questions = questions
         self._wakeups = wakeups
         self._clock = clock
         self._acting: set[asyncio.Task[None]] = set()
@@ -88,8 +100,18 @@ class Listener:
     async def _record(self, task: HostTask, word: dict[str, Any]) -> None:
         details = {name: str(word.get(name, ""))[:4000] for name in ("id", "tool", "detail", "cwd")}
         now = self._clock.now_ms()
-        await self._events.append(event_of(task, "task.approval-needed", at=now, details=details, source="runner"))
+        event = event_of(task, "task.approval-needed", at=now, details=details, source="runner")
+        use = _tool_use(details, now)
+        await self._outbox.put(event, () if use is None else self._questions.about_tool(task, use))
         self._wakeups.notify(channels.EVENTS)
+        self._wakeups.notify(channels.CALLBACKS)
+
+
+def _tool_use(details: dict[str, str], now: int) -> ToolUse | None:
+    """Return what somebody can be asked about; whatever else a runner tells has no link."""
+    if _USE.fullmatch(details["id"]) is None:
+        return None
+    return ToolUse(**details, asked_at=now)
 
 
 def _word(line: LogLine) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ The runner keeps what waits, because the agent waits there: nothing is stored he
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final, TypeVar
 
 import msgspec
@@ -17,12 +18,16 @@ from clawplane.flows.leases import Leases
 
 T = TypeVar("T")
 
+_SECONDS: Final = 15.0
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
-async def waiting_of(leases: Leases, task: HostTask) -> tuple[ToolUse, ...]:
-    """Return the tool uses of a task that wait, oldest first; none of a task that does not run here."""
-    if task.status is not TaskStatus.RUNNING or leases.reach(task.job) is None:
+async def waiting_of(leases: Leases, task: HostTask, *, reachable: bool = False) -> tuple[ToolUse, ...]:
+    """Return the tool uses of a task that wait, oldest first; none of a task that does not run here.
+
+    `reachable`: a runner that cannot be asked is no answer, but Unavailable.
+    """
+    if task.status is not TaskStatus.RUNNING or (leases.reach(task.job) is None and not reachable):
         return ()
     return (await _ask(leases, task, "tool_uses", Nothing(), ToolUses)).waiting
 
@@ -49,6 +54,9 @@ async def _ask(leases: Leases, task: HostTask, method: str, question: msgspec.St
         raise TypeError(f"{method} does not ask {type(question).__name__}")
     asked = reached.connection.ask(task.job, reached.fence, method, _encode(question))
     try:
-        return msgspec.msgpack.decode(await asked.answer(), type=answer)
+        async with asyncio.timeout(_SECONDS):
+            return msgspec.msgpack.decode(await asked.answer(), type=answer)
+    except TimeoutError:
+        raise Unavailable("The runner of this task does not answer.") from None
     finally:
         asked.withdraw()

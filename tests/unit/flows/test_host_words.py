@@ -14,7 +14,9 @@ from clawplane.domain.clock import ManualClock
 from clawplane.domain.host_tasks import NewTask, Prompt, TaskId, TaskReport, TaskType
 from clawplane.domain.ids import JobId
 from clawplane.flows.host_words import Listener
+from clawplane.flows.questions import AnswerRules, Questions
 from clawplane.store import open_store
+from clawplane.store.sealing import KeyFileSealing
 
 T0 = 1_780_000_000_000
 
@@ -26,7 +28,7 @@ async def here(tmp_path: Path):
     await store.close()
 
 
-async def prompted(store: Any, session: str) -> None:
+async def prompted(store: Any, session: str, **more: Any) -> None:
     work = Prompt(cli="codex", prompt="hi", timeout=30_000, session_id=session)
     task = NewTask(
         id=TaskId("task-1"),
@@ -37,13 +39,21 @@ async def prompted(store: Any, session: str) -> None:
         created_at=T0,
         timeout_ms=60_000,
         session_id=session,
+        **more,
     )
     await store.host_tasks.submit(task, now=T0)
 
 
 def listener(store: Any) -> Listener:
     clock = ManualClock(T0)
-    return Listener(store.host_tasks, store.agent_sessions, store.task_events, store.wakeups, clock)
+    return Listener(
+        tasks=store.host_tasks,
+        conversations=store.agent_sessions,
+        outbox=store.outbox,
+        questions=Questions(KeyFileSealing(b"k" * 32), clock, AnswerRules(public_url="https://plane.test")),
+        wakeups=store.wakeups,
+        clock=clock,
+    )
 
 
 def words(*said: Any, source: Any = "sdk") -> list[LogLine]:
@@ -66,6 +76,22 @@ async def test_a_tool_use_that_waits_for_a_person_is_recorded_as_a_runners_word(
     await heard.close()
     (event,) = await here.task_events.page(task="task-1", type_="task.approval-needed", limit=5, since=None)
     assert (event.source, event.details["tool"], event.details["id"]) == ("runner", "Bash", "a1")
+    assert await here.outbox.next_due() is None  # nobody is named who could be asked
+
+
+async def test_the_question_of_a_tool_use_goes_to_the_channel_and_the_address_of_its_task(here) -> None:
+    await prompted(here, "chat", callback_channel="77", callback_token=b"sealed", callback_url="https://hook.test/x")
+    heard = listener(here)
+    use = {"kind": "approval", "id": "a1", "tool": "Bash", "detail": '{"command": "ls"}', "cwd": "/", "asked_at": 1}
+    heard.said("task-1", words(use, {**use, "id": "no id\n"}))
+    await heard.close()
+    chat, hook = sorted(await here.outbox.due(now=T0, limit=9), key=lambda each: each.kind)
+    assert (chat.kind, chat.destination, chat.token) == ("chat-question", "77", b"sealed")
+    assert (hook.kind, hook.destination, hook.token) == ("webhook-question", "https://hook.test/x", None)
+    told = json.loads(hook.body)
+    assert (told["type"], told["question"]["toolUse"]) == ("task.approval-needed", "a1")
+    assert told["answerUrl"].startswith("https://plane.test/v1/host/approvals/")
+    assert told["answerUrl"] in chat.body.decode()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ Shape = Literal["control", "daemon", "remote", "interpreter"]
 _STATUSES: Final[dict[type[ClawplaneError], tuple[int, str]]] = {
     errors.InvalidArgument: (400, "invalid_argument"),
     errors.NotFound: (404, "not_found"),
+    errors.Gone: (404, "not_found"),
     errors.AuthenticationRequired: (401, "unauthenticated"),
     errors.InvalidToken: (401, "unauthenticated"),
     errors.Forbidden: (403, "permission_denied"),

@@ -141,10 +141,10 @@ async def request_of(call: Call) -> TaskRequest:
     """Return the submission that a call carries; raises InvalidSchema."""
     given = await call.body(cast("type[Submission]", Submission))
     key = given.idempotency_key or call.request.headers.get("idempotency-key", "")
-    return checked(given, key)
+    return checked(given, key, arrived_at=call.url("") if given.approval else "")
 
 
-def checked(given: Submission, key: str = "") -> TaskRequest:
+def checked(given: Submission, key: str = "", *, arrived_at: str = "") -> TaskRequest:
     """Return a submission, checked; `key` makes it happen once."""
     more = msgspec.to_builtins(given)
     body = {name: more[name] for name in ("priority", "target", "cwd", "env", "labels", "approval")}
@@ -158,6 +158,7 @@ def checked(given: Submission, key: str = "") -> TaskRequest:
             endpoint="host",
             channel=channel,
             token=token,
+            arrived_at=arrived_at,
         )
     except InvalidArgument as error:
         message = error.message

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 from clawplane.api.calls import Handler, Operation, Parameter
-from clawplane.api.native import host_events, host_requests, host_tasks
+from clawplane.api.native import host_approvals, host_events, host_requests, host_tasks
 from clawplane.api.native import host_shapes as shapes
 from clawplane.api.native.shapes import LogLine
 from clawplane.domain.access import Scope
 
 _TASK: Final = "/v1/host/tasks/{taskId}"
+_ANSWER: Final = "/v1/host/approvals/{token}"
 _NDJSON: Final = "application/x-ndjson"
 _FOLLOW: Final = Parameter(name="follow", kind="boolean", description="Go on as more comes.")
 _LOG: Final = (
@@ -102,6 +103,26 @@ def _decisions() -> list[Operation]:
             "List tool uses that wait for a person",
             host_tasks.list_tool_uses,
             shapes.ToolUseList,
+        ),
+        _line(
+            "GET",
+            _ANSWER,
+            "getHostApproval",
+            "Show the question that a link answers, as a page or as JSON",
+            host_approvals.look,
+            scope=None,
+            data=host_approvals.QuestionBody,
+        ),
+        _line(
+            "POST",
+            _ANSWER,
+            "answerHostApproval",
+            "Answer the question of a link, by form or JSON",
+            host_approvals.answer,
+            scope=None,
+            body=host_approvals.AnswerBody,
+            body_required=True,
+            data=host_approvals.QuestionBody,
         ),
     ]
 

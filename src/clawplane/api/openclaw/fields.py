@@ -32,7 +32,7 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 def request_of(
     work: Work, body: Mapping[str, Any], *, headers: Mapping[bytes, bytes], endpoint: str, channel: str | None = None,
-    token: str | None = None,
+    token: str | None = None, arrived_at: str = "",
 ) -> TaskRequest:  # fmt: skip
     """Return a submission with its additive fields; raises InvalidArgument."""
     key = headers.get(b"idempotency-key", b"").decode("latin-1").strip()
@@ -51,9 +51,15 @@ def request_of(
         callback_channel=channel,
         callback_token=token,
         callback_url=_address(body),
+        arrived_at=arrived_at,
         idempotency_key=key,
         request_digest=_digest(endpoint, body) if key else "",
     )
+
+
+def asks(body: Mapping[str, Any]) -> bool:
+    """Tell whether a person is to be asked, before the task or during it."""
+    return body.get("approval") in (True, "tools")
 
 
 def tool_approval(body: Mapping[str, Any]) -> str:

@@ -112,6 +112,7 @@ def prompt(cli: str) -> Handler:
             endpoint=cli,
             channel=optional_text(body.get("callbackChannel")),
             token=optional_text(body.get("callbackBotToken")),
+            arrived_at=visit.address if fields.asks(body) else "",
         )
         task = (await visit.house.host.submit(request, owner=visit.caller.owner)).task
         return answer({"taskId": task.id, "sessionId": task.session_id, "message": f"{label} CLI task created"})
@@ -123,7 +124,8 @@ async def _submit(visit: Visit, body: dict[str, Any], work: Work) -> str:
     endpoint = type(work).__name__
     if body.get("approval") == "tools":
         raise InvalidArgument("approval: only agents use tools; use true to have the task wait")
-    request = fields.request_of(work, body, headers=visit.headers, endpoint=endpoint)
+    address = visit.address if fields.asks(body) else ""
+    request = fields.request_of(work, body, headers=visit.headers, endpoint=endpoint, arrived_at=address)
     return (await visit.house.host.submit(request, owner=visit.caller.owner)).task.id
 
 

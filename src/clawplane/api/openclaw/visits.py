@@ -11,11 +11,13 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
+from starlette.requests import Request
 from starlette.types import Receive
 
 from clawplane.api.delivery import EXTENSION, Connection
 from clawplane.api.openclaw.bodies import read_json
 from clawplane.api.openclaw.limits import RateLimit
+from clawplane.api.own_address import own_address
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.callback_ports import Notifier
 from clawplane.domain.clock import Clock
@@ -107,6 +109,11 @@ class Visit:
     def query(self) -> Query:
         """Return the query parameters."""
         return Query(self.scope["query_string"])
+
+    @property
+    def address(self) -> str:
+        """Return the address of this server as the request reached it; see api/own_address."""
+        return own_address(Request(dict(self.scope)), None)
 
     @property
     def connection(self) -> Connection | None:
