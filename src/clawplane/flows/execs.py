@@ -142,7 +142,7 @@ class Execution:
             where = f"GET /v1/sessions/{self.session.id}/execs"
             error = Unavailable(
                 f"The link to the session's runner was cut; exec {self.id} may have run.",
-                hint=f"Read what is known of it with {where}; its effects are in the session.",
+                hint=f"The next exec's notes say how it ended, or that the session's memory is lost; see also {where}.",
                 details=(CUT,),
             )
         record = record_of_loss(self.request, self.session.id, error.message, started_at=self.started_at, ended_at=now)

@@ -21,7 +21,7 @@ from clawplane.runner.sessions.output import Output
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Residence
 from clawplane.runner.sessions.running import Running
-from clawplane.runner.sessions.words import Ended
+from clawplane.runner.sessions.words import Ended, never_begun, unheard
 from clawplane.runner.sessions.world import USER_BASE, WORKSPACE
 from clawplane.runner.workspace_changes import Changes, Snapshot, changes
 from clawplane.sandbox.policy import MIB
@@ -32,6 +32,7 @@ _LOOK_SHARE: Final = 20.0
 """Measuring the workspace takes at most one part in so many of the time."""
 _FLUSH_SECONDS: Final = 30.0
 _LATE_FLUSH_SECONDS: Final = 0.02
+_MOST_NOTES: Final = 20
 _PACKAGES: Final = USER_BASE.removeprefix(f"{WORKSPACE}/")
 _NO_CHANGES: Final = Changes()
 
@@ -83,6 +84,12 @@ class Execs:
     def note(self, sentence: str) -> None:
         """Let the next answer of a turn tell this."""
         self._notes.append(sentence)
+        del self._notes[:-_MOST_NOTES]
+
+    def dropped(self, asking: Asking) -> None:
+        """Let the next answer tell of an exec that waited when the link was cut, and does not run any more."""
+        if asking.method == "exec":
+            self.note(never_begun(msgspec.msgpack.decode(asking.body, type=ExecRequest).id))
 
     def begin(self, asking: Asking, request: ExecRequest) -> Running:
         """Return an exec that `through` is to run; raises InvalidArgument when it cannot begin."""
@@ -145,6 +152,8 @@ class Execs:
             ),
             notes=tuple(running.notes),
         )
+        if asking.withdrawn.is_set():
+            self.note(unheard(result))
         self._answer(asking, result, events)
 
     def cancelled(self, asking: Asking, request: ExecRequest) -> None:

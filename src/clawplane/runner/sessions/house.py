@@ -287,7 +287,7 @@ class House:
             memory=memory,
         )
         residence.join(live)
-        saver.note(saved=False, names=kept.names)
+        saver.note(saved=False, names=kept.names, alive=True)
         return live
 
     async def _open(

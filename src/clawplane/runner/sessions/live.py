@@ -91,7 +91,7 @@ class Live:
         self._branched = branched
         self._clock = clock
         self._files = FileAnswers(residence.files, execs.files_changed)
-        self._turns = Turns()
+        self._turns = Turns(execs.dropped)
         self._beside: set[asyncio.Task[None]] = set()
         self._detached = Detached(execs, self._wake, self._used_beside)
         self._waking = asyncio.Lock()

@@ -38,6 +38,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     options: SessionOptions
     workspace: str
     saved: bool = False
+    alive: bool = False
+    """It lives; whoever reads this after its life finds that it ended without notice."""
     names: tuple[str, ...] = ()
     """What its interpreter held when that was last asked, so that a loss can be told by name."""
     exec_count: int = 0

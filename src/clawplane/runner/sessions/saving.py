@@ -92,11 +92,11 @@ class Saver:
         self._kept = msgspec.structs.replace(self._kept, exec_count=exec_count)
         with contextlib.suppress(Gone, ClawplaneError, TimeoutError):
             async with asyncio.timeout(_NAMES_SECONDS):
-                self.note(saved=False, names=await python.names())
+                self.note(saved=False, names=await python.names(), alive=True)
 
-    def note(self, *, saved: bool, names: tuple[str, ...]) -> None:
-        """Write down how the session stands, for its next life."""
-        self._kept = msgspec.structs.replace(self._kept, saved=saved, names=_bounded(names))
+    def note(self, *, saved: bool, names: tuple[str, ...], alive: bool = False) -> None:
+        """Write down how the session stands, for its next life; `alive` while this one goes on."""
+        self._kept = msgspec.structs.replace(self._kept, saved=saved, alive=alive, names=_bounded(names))
         self._places.write(self._kept)
 
 
@@ -105,7 +105,7 @@ async def recalled(places: Places, kept: Kept, python: PythonSide) -> Memory:
     memory = Memory(exec_count=kept.exec_count)
     if not kept.saved:
         memory.lost = kept.names
-        memory.notes.append(_sentence((), kept.names))
+        memory.notes.append(_sentence((), kept.names, crashed=kept.alive))
         return memory
     try:
         file = os.open(places.saved(kept.session), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -127,10 +127,11 @@ async def recalled(places: Places, kept: Kept, python: PythonSide) -> Memory:
     return memory
 
 
-def _sentence(restored: tuple[str, ...], lost: tuple[str, ...]) -> str:
+def _sentence(restored: tuple[str, ...], lost: tuple[str, ...], *, crashed: bool = False) -> str:
     back = f"came back: {', '.join(restored)}" if restored else "no variable came back"
     gone = f"; lost: {', '.join(lost)}" if lost else ""
-    return f"The session was asleep and its interpreter is a new one; {back}{gone}. Files in the workspace are kept."
+    why = "lost its memory, because its runner or its sandbox had ended" if crashed else "was asleep"
+    return f"The session {why}, and its interpreter is a new one; {back}{gone}. Files in the workspace are kept."
 
 
 def _bounded(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,14 +1,14 @@
 """Keep what waits for a session in the order of its arrival, and say when it is time to do something unasked.
 
 Questions that touch the interpreter are turns: one after the other. Everything else is answered beside them. A turn
-whose caller has left before it began is dropped.
+whose caller has left before it began is dropped, and `dropped` told of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from clawplane.domain.errors import ClawplaneError, RateLimited
@@ -21,7 +21,8 @@ MOST_WAITING_BYTES: Final = 32 << 20
 class Turns:
     """The queue of one session."""
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: Callable[[Asking], None] = lambda asking: None) -> None:
+        self._dropped = dropped
         self._waiting: deque[Asking] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
@@ -75,4 +76,5 @@ class Turns:
             self._bytes -= len(asking.body)
             if not asking.done:
                 return asking
+            self._dropped(asking)
         return None

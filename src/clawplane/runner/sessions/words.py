@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from typing import Final
 
-from clawplane.domain.sessions import ExecError, ExecStatus
+from clawplane.domain.sessions import ExecError, ExecResult, ExecStatus
 from clawplane.runner.sessions.running import Running
 from clawplane.sandbox.resident import MemberEnd
 
@@ -68,6 +68,18 @@ def death(end: MemberEnd, running: Running, who: str) -> tuple[ExecStatus, str]:
             return "exited", f"Error: {who[0].lower()}{who[1:]} was killed by {name}"
         case "exit":
             return "exited", f"Error: {who[0].lower()}{who[1:]} ended with exit code {end.exit_code}"
+
+
+def unheard(result: ExecResult) -> str:
+    """Say how an exec ended whose caller could not be told, because the link was cut meanwhile."""
+    notes = " ".join(result.notes)
+    lost = "The link to the control plane was cut"
+    return f"{lost} while exec {result.exec_id} ran; it ended with the status {result.status}. {notes}".rstrip()
+
+
+def never_begun(exec_id: str) -> str:
+    """Say that an exec waited in vain."""
+    return f"The link to the control plane was cut while exec {exec_id} waited for its turn; it was not begun."
 
 
 def signal_name(number: int | None) -> str:

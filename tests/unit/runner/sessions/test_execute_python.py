@@ -114,6 +114,21 @@ async def test_a_caller_who_leaves_ends_the_exec(stay):
     assert (await stay.python("x")).results[0]["text/plain"] == "1"
 
 
+async def test_the_next_answer_tells_of_execs_whose_link_was_cut(stay):
+    running = stay.start("print('begun', flush=True)\nwhile True: pass")
+    waiting = stay.start("never = 1")
+    await running.until(lambda: any(event.type == "stdout" for event in running.events))
+    for each in (waiting, running):
+        each.asking.withdraw()
+    result = await stay.python("'never' in globals()")
+    assert result.results[0]["text/plain"] == "False"
+    cut, unbegun = result.notes
+    assert "ended with the status cancelled" in cut
+    assert "goes on with its variables" in cut
+    assert "was not begun" in unbegun
+    assert (await stay.python("1")).notes == ()
+
+
 async def test_a_detached_exec_goes_on_when_its_caller_leaves(stay):
     running = stay.start("print('begun', flush=True)\nimport time; time.sleep(0.3); done = 1", detached=True)
     await running.until(lambda: any(event.type == "stdout" for event in running.events))

@@ -74,6 +74,7 @@ async def test_a_killed_session_keeps_its_workspace_and_tells_what_was_lost(hous
     again = await begin(house, session=stay.spec.session, resume=True)
     result = await again.python("open('a').read()")
     assert result.results[0]["text/plain"] == "'kept'"
+    assert "lost its memory" in result.notes[0]
     assert "lost: x" in result.notes[0]
     assert again.notes[0].lost == ("x",)
 

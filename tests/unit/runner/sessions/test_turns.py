@@ -25,12 +25,14 @@ async def test_questions_come_out_in_the_order_of_their_arrival():
     assert [await turns.next(None) for _ in asked] == asked
 
 
-async def test_a_question_whose_caller_has_left_is_dropped():
-    turns, left, stays = Turns(), asking(), asking()
+async def test_a_question_whose_caller_has_left_is_dropped_and_told():
+    dropped = []
+    turns, left, stays = Turns(dropped.append), asking(), asking()
     turns.add(left)
     turns.add(stays)
     left.withdraw()
     assert await turns.next(None) is stays
+    assert dropped == [left]
 
 
 async def test_too_many_questions_are_refused():
