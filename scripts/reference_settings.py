@@ -18,6 +18,7 @@ OWN: Final = {
     "CLAWPLANE_EGRESS_UPSTREAMS": "proxies by region as `REGION=socks5://user:password@host:port`; `*` = any region",
     "CLAWPLANE_ENVIRONMENTS_MAX_BYTES": "disk that a runner's environments may take; default 20 GB",
     "CLAWPLANE_ENVIRONMENTS_MAX_DAYS": "days after which an unused environment is removed; default 30",
+    "CLAWPLANE_HOST_ANSWER_SECONDS": "how long the link of a question about a host task answers it; default 86400",
     "CLAWPLANE_HOST_CLIENT_TOKEN": "a token that submits and fetches host tasks over the Task API, and polls none",
     "CLAWPLANE_HOST_CLIENT_TOKEN_PREVIOUS": "the one before it, while it is being replaced",
     "CLAWPLANE_HOST_GRACE_MS": "ms that a fetched result can still be read (`peek`); default 1800000, 0 .. 604800000",
@@ -38,7 +39,7 @@ OWN: Final = {
     "CLAWPLANE_MONTH_RULE": "1 = run lists show one calendar month, as the hosted platform does; default off",
     "CLAWPLANE_OWNER": "owner part of `owner~name`; default local",
     "CLAWPLANE_PORT": "port to listen on; default 3456, where WORKER_TOKEN is set WORKER_PORT, then PORT, then 3456",
-    "CLAWPLANE_PUBLIC_URL": "address that clients see, for download links behind a proxy",
+    "CLAWPLANE_PUBLIC_URL": "address that clients see, for the links of downloads and of questions behind a proxy",
     "CLAWPLANE_RUNNER_NAME": "a runner's name; default the host's",
     "CLAWPLANE_RUNNER_TOKEN": "a runner's token, when no --token-file is given",
     "CLAWPLANE_SERVER_CALLBACKS": "1 = the server sends the chat messages of all host tasks; default off: runners that "

@@ -101,6 +101,7 @@ async def test_public_operations_are_marked_as_such(document: dict[str, Any]) ->
         "/api/v2/workers/{workerId}/input-schema",
         "/healthz",
         "/v1/downloads/{token}",
+        "/v1/host/approvals/{token}",
     }
 
 
