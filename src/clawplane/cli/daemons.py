@@ -17,6 +17,7 @@ from cyclopts import Parameter
 
 from clawplane import logs
 from clawplane.cli.output import FAILED, REFUSED, USAGE, fail, log_text, say, show_json, tell
+from clawplane.cli.pairs import pairs_of
 from clawplane.cli.supervise import Child, supervise
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.settings import (
@@ -252,7 +253,7 @@ def runner(
             token_file=token_file,
             name=name,
             slots=slots,
-            labels=labels_of(label or []),
+            labels=pairs_of("--label", label),
             unsafe_no_sandbox=unsafe_no_sandbox,
             drain_seconds=drain,
             host_tasks=host_tasks,
@@ -270,17 +271,6 @@ def runner(
         refuse(error, code=REFUSED)
     except OSError as error:
         refuse(unusable(settings.data, error), code=REFUSED)
-
-
-def labels_of(pairs: list[str]) -> dict[str, str]:
-    """Return the labels of a runner; raises InvalidArgument for what is not NAME=VALUE."""
-    labels = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not name:
-            raise InvalidArgument(f"--label {pair!r} is not NAME=VALUE.", hint="Write it as --label zone=a.")
-        labels[name] = value
-    return labels
 
 
 def doctor(*, data: Data = None, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:

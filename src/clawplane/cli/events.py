@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -12,7 +11,7 @@ from cyclopts import App, Parameter
 from clawplane.cli.connection import Api, connect, tell_lost
 from clawplane.cli.ending import run
 from clawplane.cli.log_printer import LogPrinter
-from clawplane.cli.output import plain, say, show_json
+from clawplane.cli.output import moment, plain, say, show_json
 from clawplane.client.host_tasks import TaskEvent
 
 app = App(name="events")
@@ -91,8 +90,7 @@ async def _show(
 def _line(event: TaskEvent, *, json: bool) -> str:
     if json:
         return msgspec.json.encode(event).decode()
-    moment = datetime.fromtimestamp(max(event["created_at"], 0) / 1000, UTC)
-    told: list[Any] = [f"{moment:%Y-%m-%d %H:%M:%S}", event["seq"], event["type"]]
+    told: list[Any] = [moment(event["created_at"]), event["seq"], event["type"]]
     told += [event["task_id"], event["task_type"], event["task_status"]]
     if event["source"] != "server":
         told.append(f"({event['source']})")

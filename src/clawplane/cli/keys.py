@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from clawplane.cli.connection import connect
 from clawplane.cli.ending import run
-from clawplane.cli.output import say, show_json, show_table, tell
+from clawplane.cli.output import moment, say, show_json, show_table, tell
 
 app = App(name="keys", help="Create, list and revoke API keys.")
 
@@ -68,7 +67,7 @@ def list_(*, json: Json = False) -> None:
                     key["id"],
                     key["name"],
                     ",".join(key["scopes"]),
-                    datetime.fromtimestamp(key["created_at"] / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+                    moment(key["created_at"]),
                     "revoked" if key["revoked_at"] else "valid",
                 ]
                 for key in keys

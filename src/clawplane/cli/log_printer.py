@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from clawplane.cli.output import log_text
+import msgspec
+
+from clawplane.cli.output import log_text, moment_of
 from clawplane.client.following import LogEntry
 
 _LEVELS = {1: "debug", 2: "info", 3: "warn", 4: "error"}
-_LATEST_MOMENT = 253_402_300_799_000
 
 
 class LogPrinter:
@@ -26,7 +28,7 @@ class LogPrinter:
 
     def show(self, entry: LogEntry) -> None:
         """Print an entry with its time (UTC) and level."""
-        moment = datetime.fromtimestamp(min(max(entry["timestamp"], 0), _LATEST_MOMENT) / 1000, UTC)
+        moment = moment_of(entry["timestamp"])
         level = _LEVELS.get(entry["type"], "info")
         self.write(f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d} {level:<5} {log_text(entry['content'])}")
 
@@ -45,3 +47,14 @@ class LogPrinter:
             sys.stdout.flush()
         except OSError as error:  # raised in a callback, it would reach nobody
             self._failure = error
+
+
+async def print_log(entries: AsyncGenerator[LogEntry], *, json: bool) -> None:
+    """Print entries to the last one, as lines for people or one JSON object a line."""
+    printer = LogPrinter()
+    async with aclosing(entries):
+        async for entry in entries:
+            if json:
+                printer.write(msgspec.json.encode(entry).decode())
+            else:
+                printer.show(entry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TextIO
 
 import msgspec
@@ -36,6 +37,7 @@ TERMINATED = 143
 """SIGTERM."""
 
 _UNBOUNDED = 100_000
+_LATEST_MOMENT = 253_402_300_799_000
 
 
 def plain(value: object) -> str:
@@ -129,3 +131,13 @@ def size(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.1f} {unit}"
+
+
+def moment_of(milliseconds: int) -> datetime:
+    """Return a moment (UTC) of milliseconds since 1970, the first or last that has a date for what has none."""
+    return datetime.fromtimestamp(min(max(milliseconds, 0), _LATEST_MOMENT) / 1000, UTC)
+
+
+def moment(milliseconds: int | None) -> str:
+    """Return a moment for people, in UTC; nothing for none."""
+    return f"{moment_of(milliseconds):%Y-%m-%d %H:%M:%S}" if milliseconds else ""

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from clawplane.cli import exporting
 from clawplane.cli.connection import Api, connect, tell_lost
 from clawplane.cli.ending import run
-from clawplane.cli.log_printer import LogPrinter
+from clawplane.cli.log_printer import LogPrinter, print_log
 from clawplane.cli.output import FAILED, plain, say, show_json, show_table, size, tell
 from clawplane.cli.progress import progress
 from clawplane.cli.run_input import input_object
@@ -233,13 +233,7 @@ def logs(
         async with connect() as api:
             item = await api.runs.show(slug)
             entries = api.runs.follow(item["slug"], on_lost=tell_lost(say)) if follow else api.runs.log(item["slug"])
-            printer = LogPrinter()
-            async with aclosing(entries):
-                async for entry in entries:
-                    if json:
-                        printer.write(msgspec.json.encode(entry).decode())
-                    else:
-                        printer.show(entry)
+            await print_log(entries, json=json)
 
     run(work())
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +13,7 @@ from cyclopts import App, Parameter
 from clawplane.cli import exporting
 from clawplane.cli.connection import connect
 from clawplane.cli.ending import run
-from clawplane.cli.output import say, show_json, show_table, size, tell
+from clawplane.cli.output import moment, say, show_json, show_table, size, tell
 from clawplane.client.sessions import Session
 from clawplane.domain.errors import InvalidArgument
 
@@ -118,8 +116,8 @@ def list_(
                     item["state"],
                     item.get("profile", ""),
                     item.get("exec_count", 0),
-                    _moment(item.get("used_at")),
-                    _moment(item.get("expires_at")),
+                    moment(item.get("used_at")),
+                    moment(item.get("expires_at")),
                 ]
                 for item in shown
             ],
@@ -239,7 +237,7 @@ def files(
             show_json(found)
             return
         rows = [
-            [item["path"], item["kind"], size(item["size"]), _moment(item["modified_at"])] for item in found["files"]
+            [item["path"], item["kind"], size(item["size"]), moment(item["modified_at"])] for item in found["files"]
         ]
         show_table(["PATH", "KIND", "SIZE", "CHANGED"], rows, empty="There are no files.")
         if found["more"]:
@@ -341,17 +339,10 @@ def _show(item: Session, *, json: bool, only_id: bool = False) -> None:
     elif only_id:
         tell(item["id"])
     else:
-        expires = f", expires {_moment(item['expires_at'])}" if item.get("expires_at") else ""
-        sleeps = f", sleeps {_moment(item['sleeps_at'])}" if item.get("sleeps_at") else ""
+        expires = f", expires {moment(item['expires_at'])}" if item.get("expires_at") else ""
+        sleeps = f", sleeps {moment(item['sleeps_at'])}" if item.get("sleeps_at") else ""
         why = f": {item['end_reason']}" if item.get("end_reason") else ""
         tell(f"{item['id']} {item['state']}, {item.get('exec_count', 0)} execs{sleeps}{expires}{why}")
-
-
-def _moment(milliseconds: int | None) -> str:
-    if not milliseconds:
-        return ""
-    moment = datetime.fromtimestamp(min(milliseconds / 1000, time.time() + 10**9), UTC)
-    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def _pieces(file: Path) -> AsyncIterator[bytes]:

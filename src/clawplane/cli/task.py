@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
@@ -11,8 +9,8 @@ from cyclopts import App, Parameter
 
 from clawplane.cli.connection import Api, connect, tell_lost
 from clawplane.cli.ending import run as run_async
-from clawplane.cli.log_printer import LogPrinter
-from clawplane.cli.output import plain, say, show_json, show_table, tell
+from clawplane.cli.log_printer import print_log
+from clawplane.cli.output import moment, plain, say, show_json, show_table, tell
 from clawplane.cli.task_options import TaskOptions, body_of
 from clawplane.cli.task_watch import Watch, exit_code_of, result_now, say_why_it_failed
 from clawplane.client.host_tasks import ENDED, HostTask
@@ -137,7 +135,7 @@ def list_(
         show_table(
             ["TASK", "TYPE", "STATUS", "CREATED", "WHAT"],
             [
-                [task["id"], task["type"], _state(task), _moment(task["created_at"]), task["summary"]]
+                [task["id"], task["type"], _state(task), moment(task["created_at"]), task["summary"]]
                 for task in page["list"]
             ],
             empty="There are no host tasks. Start one with `clawplane task run COMMAND`.",
@@ -152,10 +150,6 @@ def _state(task: HostTask) -> str:
     if task["status"] == "pending" and task["approval"] == "waiting":
         return "pending (approval)"
     return f"{task['status']} ({task['reason']})" if task["reason"] else task["status"]
-
-
-def _moment(at: int | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 @app.command
@@ -183,7 +177,7 @@ def show(task: Id = "last", *, json: Json = False) -> None:
 
 def _shown(name: str, value: Any) -> str:
     if name.endswith("_at") or name == "not_before":
-        return _moment(value)
+        return moment(value)
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
@@ -206,13 +200,7 @@ def logs(
             task_id = await _id(api, task)
             await api.host.show(task_id)  # an unknown one is refused before anything is followed
             entries = api.host.follow(task_id, on_lost=tell_lost(say)) if follow else api.host.log(task_id)
-            printer = LogPrinter()
-            async with aclosing(entries):
-                async for entry in entries:
-                    if json:
-                        printer.write(msgspec.json.encode(entry).decode())
-                    else:
-                        printer.show(entry)
+            await print_log(entries, json=json)
 
     run_async(work())
 
@@ -337,7 +325,7 @@ def tool_uses(task: Id = "last", *, json: Json = False) -> None:
             return
         show_table(
             ["TOOL USE", "TOOL", "ASKED", "DETAIL"],
-            [[use["id"], use["tool"], _moment(use["asked_at"]), use["detail"]] for use in found],
+            [[use["id"], use["tool"], moment(use["asked_at"]), use["detail"]] for use in found],
             empty="Nothing waits for a person.",
         )
 

@@ -9,8 +9,9 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from clawplane import logs
-from clawplane.cli.daemons import Data, HostPolicy, Log, labels_of, refuse, run_server, unusable
+from clawplane.cli.daemons import Data, HostPolicy, Log, refuse, run_server, unusable
 from clawplane.cli.output import FAILED
+from clawplane.cli.pairs import pairs_of
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.worker_tokens import checked_token
 from clawplane.settings import data_directory, log_level_of, serve_settings
@@ -81,7 +82,7 @@ def worker(
             os.environ,
             data=data_directory(data, os.environ),
             name=name or os.environ.get("CLAWPLANE_RUNNER_NAME") or os.uname().nodename,
-            labels=labels_of(label or []),
+            labels=pairs_of("--label", label),
             policy=host_policy,
         )
         logs.configure(log_level_of(log, os.environ), name="worker")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
+from clawplane.cli.pairs import pairs_of
 from clawplane.domain.errors import InvalidArgument
 
 Kind = Literal["command", "file-read", "file-write", "file-edit", "claude", "codex", "gemini"]
@@ -97,15 +98,15 @@ def body_of(words: Sequence[str], options: TaskOptions) -> dict[str, Any]:
     body = _work(words, options) | {
         "priority": options.priority,
         "delay_ms": _milliseconds("--delay", options.delay, low=0),
-        "labels": _pairs("--label", options.label),
-        "env": _pairs("--env", options.env),
+        "labels": pairs_of("--label", options.label),
+        "env": pairs_of("--env", options.env),
     }
     if options.timeout is not None:
         if file:
             raise InvalidArgument("--timeout does not go with file operations.")
         body["timeout_ms"] = _milliseconds("--timeout", options.timeout, low=1)
     if options.runner or options.where:
-        body["target"] = {"runner": options.runner or "", "labels": _pairs("--where", options.where)}
+        body["target"] = {"runner": options.runner or "", "labels": pairs_of("--where", options.where)}
     if options.approval or options.approve_tools:
         body["approval"] = "tools" if options.approve_tools else True
     more = {"cwd": options.cwd, "on_loss": options.on_loss, "idempotency_key": options.key}
@@ -180,13 +181,3 @@ def _milliseconds(name: str, seconds: float, *, low: float) -> int:
     if not math.isfinite(seconds) or seconds < low:
         raise InvalidArgument(f"{name} {seconds:g} is too little.", hint=f"Use at least {low:g} seconds.")
     return round(seconds * 1000)
-
-
-def _pairs(name: str, given: Sequence[str] | None) -> dict[str, str]:
-    pairs = {}
-    for each in given or ():
-        key, separator, value = each.partition("=")
-        if not separator or not key:
-            raise InvalidArgument(f"{name} {each!r} is not NAME=VALUE.", hint=f"Write it as {name} zone=a.")
-        pairs[key] = value
-    return pairs

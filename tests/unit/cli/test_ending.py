@@ -76,15 +76,19 @@ def test_a_machine_gets_an_error_as_one_json_object(
     }
 
 
-def test_a_defect_shows_where_it_is_only_when_asked(clawplane: Any, server: Any) -> None:
-    server.answers["GET /v1/keys"] = {
-        "list": [{"id": "k", "name": "n", "scopes": [], "created_at": 10**30, "revoked_at": None}]
-    }
-    quiet = clawplane("keys", "list")
-    assert quiet.returncode == 70
-    assert quiet.stderr.startswith("error: clawplane failed unexpectedly: ")
-    assert "Traceback" not in quiet.stderr
-    assert "Traceback" in clawplane("keys", "list", env={"CLAWPLANE_LOG": "debug"}).stderr
+def test_a_defect_shows_where_it_is_only_when_asked(environment: dict[str, str]) -> None:
+    program = "import sys; from clawplane.cli.ending import conclude; sys.exit(conclude(lambda: 1 / 0))"
+
+    def told(**more: str) -> str:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=False)
+        assert done.returncode == 70
+        return done.stderr
+
+    quiet = told()
+    assert quiet.startswith("error: clawplane failed unexpectedly: ")
+    assert "Traceback" not in quiet
+    assert "Traceback" in told(CLAWPLANE_LOG="debug")
 
 
 def test_a_reader_that_goes_away_ends_the_command_in_silence(environment: dict[str, str], server: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from clawplane.cli import output
-from clawplane.cli.output import log_text, plain, show_table, size
+from clawplane.cli.output import log_text, moment, plain, show_table, size
 from clawplane.cli.progress import Lines, progress
 
 
@@ -31,6 +31,14 @@ def test_text_on_one_line_keeps_letters_of_every_script_and_no_control_character
 
 def test_log_text_keeps_its_lines_and_shows_control_characters_as_escapes() -> None:
     assert log_text("a\tb\n\x1b[31m\u202e\x00") == "a\tb\n\\x1b[31m\\u{202e}\\x00"
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [(None, ""), (0, ""), (1_700_000_000_999, "2023-11-14 22:13:20"), (10**30, "9999-12-31 23:59:59")],
+)
+def test_a_moment_is_written_in_utc_and_one_without_a_date_as_the_last_that_has_one(at: int | None, text: str) -> None:
+    assert moment(at) == text
 
 
 def test_a_table_in_a_pipe_has_one_line_a_row_however_wide(capsys: pytest.CaptureFixture[str]) -> None:
