@@ -8,6 +8,8 @@ A client that sends its request and then reads nothing would keep its answer in 
 work, for as long as it likes. It is hung up on once it has taken nothing for a while of what waits for it; to whoever
 answers, that is a client that left. A slow client is not: it takes something.
 
+A client that is answered before it has sent everything is heard out for a while (lingering.py).
+
 It also gives every request its `Connection` (delivery.py), by which a handler learns that its client has gone, that the
 server is to stop, or that an answer arrived.
 """
@@ -20,6 +22,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clawplane.api.delivery import EXTENSION, Connection
+from clawplane.api.lingering import linger
 
 HEAD_BYTES: Final = 64 << 10
 HEAD_SECONDS: Final = 30.0
@@ -53,9 +56,13 @@ class JoinedWrites:
             self._transport.write(head + data if head else data)
 
     def close(self) -> None:
-        """Close behind what was written."""
+        """Close behind what was written; the protocol knows how, and is not kept here, for that would be a cycle."""
         self._flush()
-        self._transport.close()
+        protocol = self._transport.get_protocol()
+        if isinstance(protocol, BoundedHead):
+            protocol.end()
+        else:
+            self._transport.close()
 
     def is_closing(self) -> bool:
         """Tell whether the transport is being closed."""
@@ -146,6 +153,14 @@ class BoundedHead(HttpToolsProtocol):
         """Begin anew."""
         self._counted = 0
         super().on_message_complete()
+
+    def end(self) -> None:
+        """Close behind an answer; a client that is still sending its request is heard out first."""
+        if self.cycle is not None and self.cycle.more_body:
+            self.flow.resume_reading()
+            linger(self.transport, self, self.loop)
+        else:
+            self.transport.close()
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(self.head_seconds, self._hang_up, b"408 Request Timeout")

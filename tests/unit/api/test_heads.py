@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -149,3 +149,49 @@ async def test_a_client_that_reads_slowly_gets_its_whole_answer() -> None:
     app = LargeAnswers()
     async with listening(app, protocol(unread_seconds=0.1)) as address, asked(address) as client, asyncio.timeout(30):
         assert await read_to_the_end(client) > LARGE
+
+
+async def answer_at_once(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-length", b"6"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": b"enough"})
+
+
+@asynccontextmanager
+async def posting(address: tuple[str, int]) -> AsyncIterator[socket.socket]:
+    """Begin to send a gigabyte."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, address)
+        await loop.sock_sendall(client, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n")
+        yield client
+
+
+async def received(client: socket.socket) -> bytes:
+    got = b""
+    while block := await asyncio.get_running_loop().sock_recv(client, 1 << 16):
+        got += block
+    return got
+
+
+async def test_a_client_that_is_still_sending_gets_its_answer_and_is_heard_out() -> None:
+    async with listening(answer_at_once, BoundedHead) as address, posting(address) as client, asyncio.timeout(20):
+        await asyncio.get_running_loop().sock_sendall(client, b"x" * (16 << 20))
+        assert (await received(client)).endswith(b"\r\n\r\nenough")
+
+
+@pytest.mark.parametrize(("bound", "value"), [("LINGER_BYTES", 1 << 20), ("LINGER_SECONDS", 0.0)])
+async def test_a_client_that_never_stops_sending_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, bound: str, value: float
+) -> None:
+    monkeypatch.setattr(f"clawplane.api.lingering.{bound}", value)
+    async with listening(answer_at_once, BoundedHead) as address, posting(address) as client, asyncio.timeout(20):
+        with pytest.raises(ConnectionError):
+            await asyncio.get_running_loop().sock_sendall(client, b"x" * (256 << 20))
+
+
+async def test_a_server_that_leaves_waits_for_no_client_that_is_still_sending() -> None:
+    async with AsyncExitStack() as clients, asyncio.timeout(5), listening(answer_at_once, BoundedHead) as address:
+        client = await clients.enter_async_context(posting(address))
+        assert (await received(client)).endswith(b"enough")  # it has ended its side, and this one stays open

@@ -20,6 +20,9 @@ class Transport:
     def close(self) -> None:
         self.told.append("closed")
 
+    def get_protocol(self) -> None:
+        return None
+
 
 def joined() -> tuple[Transport, Any]:
     transport = Transport()
