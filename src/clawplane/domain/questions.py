@@ -82,10 +82,11 @@ def shown(text: str, most: int) -> str:
 
     Of a longer one the beginning and the end are shown, and between them how much is not.
     """
-    return _bounded(_visible(_bounded(text, most)), 2 * most)
+    return both_ends(_visible(both_ends(text, most)), 2 * most)
 
 
-def _bounded(text: str, most: int) -> str:
+def both_ends(text: str, most: int) -> str:
+    """Return a text, or of a longer one about `most` characters: its beginning, how much is left out, its end."""
     if len(text) <= most:
         return text
     end = most // 4

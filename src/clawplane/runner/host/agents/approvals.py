@@ -29,9 +29,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from clawplane.domain.questions import both_ends
 from clawplane.runner.host import private
 from clawplane.runner.host.agents import approval_hook
-from clawplane.runner.host.agents.events import record_of, shortened, text_of
+from clawplane.runner.host.agents.events import LONGEST_DETAIL, record_of, text_of
 from clawplane.runner.host.agents.turn import AskPerson, ToolAnswer, ToolAsk
 
 LOG = logging.getLogger(__name__)
@@ -132,4 +133,6 @@ def _read(line: bytes) -> ToolAsk | None:
     tool = text_of(record_of(said).get("tool_name"))
     if not tool:
         return None
-    return ToolAsk(tool=tool, detail=shortened(said.get("tool_input") or {}), cwd=text_of(said.get("cwd")))
+    wanted = said.get("tool_input") or {}
+    text = wanted if isinstance(wanted, str) else json.dumps(wanted, ensure_ascii=False)
+    return ToolAsk(tool=tool, detail=both_ends(text, LONGEST_DETAIL), cwd=text_of(said.get("cwd")))
