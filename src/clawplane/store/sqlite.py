@@ -1,7 +1,8 @@
 """Keep the database in one SQLite file.
 
-Who runs: one writer thread with the only connection that writes (WAL, FULL: a commit is on disk when it returns), and
-a few reader threads with a connection each, which see the last commit and never wait for the writer. A lock on
+Who runs: one connection writes (WAL, FULL: a commit is on disk when it returns), used by the writer's thread or, for
+brief batches but their commits, by the event loop's (see group_commit); a few reader threads have a connection each,
+which sees the last commit and never waits for the writer. A lock on
 `<file>.lock` keeps a second server away for as long as this process lives; programs that only open the file for a
 moment are waited for, up to the busy time.
 """
@@ -13,6 +14,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +25,7 @@ from typing import Any, TypeVar
 from clawplane.domain.errors import Conflict, StoreBusy, StoreError, Unavailable
 from clawplane.store.database import NO_PARAMS, Operation, Params, Row, Transaction, View
 from clawplane.store.faults import disk_error, store_error
-from clawplane.store.group_commit import GroupCommit, Write, drive, run_batch
+from clawplane.store.group_commit import Costs, GroupCommit, NotAtOnce, Write, drive, run_batch
 from clawplane.store.migrate import migrate
 from clawplane.store.own_files import open_own
 from clawplane.store.queries import Query, load_queries
@@ -133,7 +135,7 @@ def _refusal_of(error: Exception) -> Exception | None:
 
 
 class _Writer:
-    """The connection that writes, used by the writer's thread."""
+    """The connection that writes; see group_commit for who uses it when."""
 
     def __init__(self, path: Path, queries: Mapping[str, Query], busy_seconds: float) -> None:
         self._path = path
@@ -141,24 +143,50 @@ class _Writer:
         self._busy_seconds = busy_seconds
         self._connection = _open(path, busy_seconds)
         self._tx = SqliteTransaction(self._connection, queries)
+        self._patient = True
 
     def prepare(self) -> None:
         """Bring the database's tables up to date."""
         migrate(self._connection)
 
-    def commit(self, writes: Sequence[Write]) -> list[Any]:
-        """Run the writes in one transaction; raises when nothing was kept."""
+    def run(self, writes: Sequence[Write], costs: Costs, *, wait: bool) -> list[Any]:
+        """Run the writes in a transaction that stays open; raises when nothing was kept."""
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            results = run_batch(self._tx, writes, lambda: _Savepoint(self._connection), _refusal_of)
-            self._connection.execute("COMMIT")
+            self._begin(wait=wait)
+            lap = costs.laps(time.thread_time if wait else time.perf_counter)
+            return run_batch(self._tx, writes, self._savepoint, _refusal_of, lap)
         except sqlite3.Error as error:
             self._recover()
             raise store_error(error, self._path) from error
         except BaseException:
             self._recover()
             raise
-        return results
+
+    def _begin(self, *, wait: bool) -> None:
+        """Begin a transaction; another program may hold the file for a moment."""
+        self._be_patient(wait)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not wait and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise NotAtOnce from error
+            raise
+
+    def _savepoint(self) -> _Savepoint:
+        return _Savepoint(self._connection)
+
+    def _be_patient(self, patient: bool) -> None:
+        if patient is not self._patient:
+            self._connection.execute(f"PRAGMA busy_timeout={round(self._busy_seconds * 1000) if patient else 0}")
+            self._patient = patient
+
+    def commit(self) -> None:
+        """Make durable what was run; raises when nothing was kept."""
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._recover()
+            raise store_error(error, self._path) from error
 
     def rest(self) -> None:
         """Copy the log into the file and cut it while nobody writes, if it is worth the trouble."""
@@ -168,6 +196,7 @@ class _Writer:
 
     def _cut_log(self) -> None:
         with suppress(sqlite3.Error):  # a reader may hold an old state, or the disk be full: the next rest tries again
+            self._be_patient(True)
             self._connection.execute("PRAGMA optimize")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -186,6 +215,7 @@ class _Writer:
                 self._connection.close()
             self._connection = _open(self._path, self._busy_seconds)
             self._tx = SqliteTransaction(self._connection, self._queries)
+            self._patient = True
 
 
 class _Readers:

@@ -10,7 +10,7 @@ import pytest
 
 from clawplane.domain.errors import Conflict, InternalError, Unavailable
 from clawplane.store import group_commit
-from clawplane.store.group_commit import GroupCommit, Savepoint, Write, drive, run_batch
+from clawplane.store.group_commit import Costs, GroupCommit, NotAtOnce, Savepoint, Write, drive, run_batch
 
 
 class Undo:
@@ -39,16 +39,31 @@ class ListEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.failing: Exception | None = None
+        self.broken: Exception | None = None
+        self.cost = 0.0
+        self.locked = False
+        self.threads: list[bool] = []
+        """For each run, whether it was on the loop's thread; `commits` likewise."""
+        self.commits: list[bool] = []
 
-    def commit(self, writes: Sequence[Write]) -> list[Any]:
+    def run(self, writes: Sequence[Write], costs: Costs, *, wait: bool) -> list[Any]:
+        if self.locked and not wait:
+            raise NotAtOnce
+        self.threads.append(threading.current_thread() is threading.main_thread())
+        if self.broken is not None:
+            raise self.broken
+        self.batches.append(len(writes))
+        tx: Any = self.log
+        savepoint: Callable[[], Savepoint] = partial(Undo, self.log)
+        refusal_of = lambda error: None if isinstance(error, OSError) else error  # noqa: E731
+        return run_batch(tx, writes, savepoint, refusal_of, lambda operation, _: costs.note(operation, self.cost))
+
+    def commit(self) -> None:
+        self.commits.append(threading.current_thread() is threading.main_thread())
         self.entered.set()
         assert self.gate.wait(30)
         if self.failing is not None:
             raise self.failing
-        self.batches.append(len(writes))
-        tx: Any = self.log
-        savepoint: Callable[[], Savepoint] = partial(Undo, self.log)
-        return run_batch(tx, writes, savepoint, lambda error: None if isinstance(error, OSError) else error)
 
     def rest(self) -> None:
         self.rests.set()
@@ -124,6 +139,61 @@ async def test_a_commit_that_fails_is_answered_to_everyone_in_it_and_the_next_on
     answers = await asyncio.gather(*(commits.write(add, item, 0) for item in range(3)), return_exceptions=True)
     assert [str(answer) for answer in answers] == ["the disk is gone"] * 3
     engine.failing = None
+    assert await commits.write(add, 5, 0) == 50
+    await commits.close()
+
+
+async def test_what_was_measured_to_be_brief_is_run_by_the_loop_and_committed_by_the_writer() -> None:
+    engine = ListEngine()
+    commits = GroupCommit(engine, idle_seconds=60)
+    assert [await commits.write(add, number, 0) for number in range(3)] == [0, 10, 20]
+    assert engine.threads == [False, True, True]
+    assert engine.commits == [False, False, False]
+    await commits.close()
+
+
+async def test_what_takes_long_goes_to_the_writer_until_it_was_brief_for_a_while() -> None:
+    engine = ListEngine()
+    engine.cost = group_commit.BRIEF_SECONDS * 1.5
+    commits = GroupCommit(engine, idle_seconds=60)
+    await commits.write(add, 0, 0)
+    engine.cost = 0.0
+    for number in range(3):
+        await commits.write(add, number, 0)
+    assert engine.threads == [False, False, True, True]
+    await commits.close()
+
+
+async def test_many_brief_ones_and_heavy_ones_go_to_the_writer() -> None:
+    engine = ListEngine()
+    engine.cost = group_commit.BRIEF_SECONDS / 10
+    commits = GroupCommit(engine, idle_seconds=60)
+    await commits.write(add, 0, 0)
+    await asyncio.gather(*(commits.write(add, number, 0) for number in range(11)))
+    await commits.write(add, 0, group_commit.BRIEF_BYTES + 1)
+    await commits.write(add, 0, 0)
+    assert engine.threads == [False, False, False, True]
+    await commits.close()
+
+
+async def test_the_loop_never_waits_for_another_program_that_holds_the_file() -> None:
+    engine = ListEngine()
+    commits = GroupCommit(engine, idle_seconds=60)
+    await commits.write(add, 0, 0)
+    engine.locked = True
+    assert await commits.write(add, 1, 0) == 10
+    assert engine.threads == [False, False]
+    await commits.close()
+
+
+async def test_a_batch_that_breaks_on_the_loop_is_answered_to_everyone_in_it_and_the_next_one_works() -> None:
+    engine = ListEngine()
+    commits = GroupCommit(engine, idle_seconds=60)
+    await commits.write(add, 0, 0)
+    engine.broken = OSError("the disk is gone")
+    answers = await asyncio.gather(*(commits.write(add, item, 0) for item in range(2)), return_exceptions=True)
+    assert [str(answer) for answer in answers] == ["the disk is gone"] * 2
+    engine.broken = None
     assert await commits.write(add, 5, 0) == 50
     await commits.close()
 

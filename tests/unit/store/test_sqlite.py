@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import sqlite3
@@ -64,7 +65,7 @@ async def test_the_log_is_cut_when_nobody_has_written_for_a_while(
     monkeypatch.setattr(sqlite._Writer, "rest", rest_and_tell)
     store = await open_store(tmp_path, idle_seconds=0.01)
     await store.runs.append_system_log("s", "", [LogLine(2, "x" * 3_000_000, 0)])
-    while not rested.wait(30) or (tmp_path / "clawplane.db-wal").stat().st_size:
+    while not await asyncio.to_thread(rested.wait, 30) or (tmp_path / "clawplane.db-wal").stat().st_size:
         rested.clear()
     await store.close()
 
