@@ -76,6 +76,13 @@ class WorkspaceFiles:
             os.close(self._root)
             self._root = -1
 
+    def let_owner_in(self) -> None:
+        """Open the workspace itself to its owner, whose processes begin there: a guest may have closed it to itself."""
+        mode = stat.S_IMODE(os.fstat(self._root).st_mode)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            # fchmod takes no O_PATH descriptor; /proc leads to exactly what it holds, never through a name
+            os.chmod(f"/proc/self/fd/{self._root}", mode & 0o777 | stat.S_IRWXU)  # noqa: PTH101
+
     # looking
 
     async def list_directory(self, path: str = "", *, recursive: bool = False, limit: int = 10_000) -> Files:

@@ -43,8 +43,18 @@ class PythonSide:
         if self._interpreter is not None and self._interpreter.member.end is not None:
             await self._lose(_ENDED)
         if self._interpreter is None:
-            self._interpreter = await self._residence.start_python(self._environment)
+            self._interpreter = await self._started()
         return self._interpreter
+
+    async def _started(self) -> Interpreter:
+        try:
+            return await self._residence.start_python(self._environment)
+        except Unavailable:
+            if not self._dying or not self._residence.alive:
+                raise
+            # a flood of processes takes up the limit until the last one has ended
+            await asyncio.gather(*self._dying, return_exceptions=True)
+            return await self._residence.start_python(self._environment)
 
     @property
     def fresh(self) -> bool:

@@ -129,12 +129,14 @@ class Residence:
 
     async def start_python(self, environment: Mapping[str, str]) -> Interpreter:
         """Fork an interpreter and wait until it takes requests; raises Unavailable."""
+        self.files.let_owner_in()
         return await _start_python(self.resident, environment)
 
     async def start_program(
         self, argv: Sequence[str], *, stdin: bytes, environment: Mapping[str, str], directory: str
     ) -> tuple[Member, Pipes]:
         """Start a program with `stdin` to read; raises InvalidArgument when it cannot be started."""
+        self.files.let_owner_in()
         pipes, out, err = make_pipes()
         given = _sealed(stdin)
         try:

@@ -99,6 +99,28 @@ async def test_a_reset_after_such_a_loss_leaves_nothing_to_tell(stay):
     assert (await stay.python("1")).notes == ()
 
 
+async def test_a_working_directory_that_is_removed_costs_no_variable(stay):
+    code = "x = 1\nimport os, tempfile\nwith tempfile.TemporaryDirectory() as place:\n    os.chdir(place)"
+    assert (await stay.python(code)).status == "ok"
+    assert (await stay.python("x")).results[0]["text/plain"] == "1"
+
+
+async def test_a_session_that_has_closed_its_own_workspace_can_be_reset_and_used(stay):
+    assert (await stay.shell("chmod 0 /workspace")).status == "ok"
+    await stay.ask("reset", Reset()).answer()
+    assert (await stay.python("open('a', 'w').write('1')")).status == "ok"
+    assert (await stay.shell("chmod 0 /workspace; cat a")).status == "error"
+    assert (await stay.shell("cat a")).stdout == "1"
+
+
+async def test_a_reset_in_a_flood_of_processes_waits_until_they_have_ended(house, begin):
+    stay = await begin(house, processes=30)
+    code = "import os, signal\nwhile True:\n    if os.fork() == 0: signal.pause()"
+    assert "Resource temporarily unavailable" in (await stay.python(code)).error
+    await stay.ask("reset", Reset()).answer()
+    assert (await stay.python("1 + 1")).results[0]["text/plain"] == "2"
+
+
 async def test_memory_beyond_the_limit_ends_the_exec_with_the_reason_and_advice(house, begin):
     stay = await begin(house, memory=128)
     result = await stay.python("x = bytearray(400 << 20)\nx[::4096] = b'1' * len(x[::4096])")
