@@ -70,6 +70,8 @@ DAMAGES: Final = {
     "ast": "import ast; ast.Expression = ast.Expr = ast.Module = ast.walk = ast.iter_fields = ast.AST = None",
     "time": "import time; time.time = time.monotonic = time.sleep = None",
     "os": "import os; os.read = os.write = os.getpid = os.fork = os._exit = os.fstat = None",
+    "working directory gone": "import os; os.makedirs('a/b'); os.chdir('a/b'); os.rmdir('../b')",
+    "working directory unknown": "import os; os.getcwd = os.getcwdb = os.chdir = os.path = None",
     "signal": "import signal\nfor n in (1, 2, 14, 15, 17): signal.signal(n, lambda *a: 1 / 0)",
     "signals blocked": "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
     "alarm that raises": "import signal\nsignal.signal(14, lambda *a: 1 / 0)\nsignal.setitimer(0, 0.3)",

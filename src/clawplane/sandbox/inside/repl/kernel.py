@@ -21,7 +21,7 @@ from clawplane.sandbox.inside.repl.tracebacks import Tracebacks
 from clawplane.sandbox.inside.repl.wire import Channel, encode
 from clawplane.sandbox.repl_wire import MAIN
 
-_exec, _eval, _getpid, _exit = exec, eval, os.getpid, os._exit
+_exec, _eval, _getpid, _exit, _getcwd = exec, eval, os.getpid, os._exit, os.getcwd
 _current_frames = sys._current_frames
 _NO_NUMBER: Final = 1
 _LARGEST_EXIT: Final = 1 << 31
@@ -97,7 +97,7 @@ class Kernel:
         """Save the variables of all contexts."""
         session = {
             "count": self.count,
-            "directory": os.getcwd(),
+            "directory": _directory(),
             "path": [each for each in sys.path if type(each) is str],
             "sources": self.tracebacks.sources(),
             "futures": {name: context.futures for name, context in self.contexts.items()},
@@ -191,8 +191,6 @@ class Kernel:
             "error": error,
             "exit_code": code,
             "count": self.count,
-            "directory": os.getcwd(),
-            "path": [each for each in sys.path if type(each) is str],
             "threads": len(_current_frames()) - 1,
             "notes": notes,
             "broken": broken,
@@ -209,6 +207,14 @@ class Kernel:
             print("\n".join(self.tracebacks.describe(problem)["traceback"]), file=sys.__stderr__)
         self.streams.flush()
         _exit((status or 0) & 0xFF)
+
+
+def _directory() -> str:
+    """Return the working directory, "" when it has been removed."""
+    try:
+        return _getcwd()
+    except OSError:
+        return ""
 
 
 def _go_back(session: dict[str, Any]) -> None:
