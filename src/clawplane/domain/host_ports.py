@@ -116,6 +116,17 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     max_events: int = 2_000
 
 
+class Stock(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a polling runner's inventory: whether it counted, the number of the last that did, what is lost.
+
+    One that does not count is old news: one with its number or a higher one was taken before.
+    """
+
+    taken: bool
+    number: int
+    lost: tuple[TaskId, ...] = ()
+
+
 class Swept(msgspec.Struct, frozen=True, kw_only=True):
     """What retention removed."""
 
@@ -205,6 +216,13 @@ class HostTasks(Protocol):
 
     async def lose(self, jobs: Sequence[tuple[JobId, int]], *, now: int) -> list[tuple[HostTask, OnLoss]]:
         """Take back leases (job, fence) whose runner says that it has them no more, by each task's policy."""
+        ...
+
+    async def take_stock(self, runner: RunnerId, number: int, held: Sequence[tuple[TaskId, int]], *, now: int) -> Stock:
+        """Take back what a runner was given and does not name (task, fence), by each task's policy.
+
+        Counts once per number, and only when the number is higher than that of any before.
+        """
         ...
 
     async def counts(self) -> TaskCounts:

@@ -22,6 +22,7 @@ from clawplane.domain.host_ports import (
     Poll,
     Reported,
     Retention,
+    Stock,
     Submitted,
     TaskCounts,
     TaskEvents,
@@ -47,7 +48,7 @@ from clawplane.domain.host_tasks import (
     Work,
 )
 from clawplane.domain.host_trail import event_of
-from clawplane.domain.ids import JobId, JobIds
+from clawplane.domain.ids import JobId, JobIds, RunnerId
 from clawplane.domain.leases import LeaseView
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
@@ -249,6 +250,16 @@ class HostWork:
     async def undeliver(self, claimed: Claimed) -> None:
         """Take a claim back whose answer did not reach the poller."""
         await self.pollers.undo(claimed)
+
+    async def take_stock(self, runner: RunnerId, number: int, held: Sequence[tuple[TaskId, int]]) -> Stock:
+        """Hear all that a polling runner has while no poll of its is open; what it has lost goes by its policy."""
+        self.pollers.give_up(runner)  # first: nothing may be claimed for a poll of its past any more
+        stock = await self._tasks.take_stock(runner, number, held, now=self._clock.now_ms())
+        for task in stock.lost:
+            self._changed(task)
+        if stock.lost:
+            self._wakeups.notify(channels.CALLBACKS)
+        return stock
 
     def unseal(self, token: bytes | None) -> str | None:
         """Return a bot token in clear, for the runner that needs it."""

@@ -22,6 +22,7 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import Claimed, HostTasks, Poll
 from clawplane.domain.host_tasks import Reach
+from clawplane.domain.ids import RunnerId
 from clawplane.domain.ports import Wakeups
 from clawplane.flows import channels
 
@@ -102,6 +103,12 @@ class Pollers:
             timer.cancel()
             leaving.cancel()
             self._parked.pop(number, None)
+
+    def give_up(self, runner: RunnerId) -> None:
+        """Answer the parked polls of a runner with nothing: it has none open, so nobody reads their answers."""
+        for parked in self._parked.values():
+            if parked.poll.runner == runner:
+                _give_up(parked.answer)
 
     async def undo(self, claimed: Claimed) -> None:
         """Give a task back whose answer did not reach the poller."""

@@ -4,10 +4,15 @@ A peer's runner says nothing of itself; its tasks end by their deadlines. One th
 beside the linked runners, under an id that begins with `poll:`. One that sends heartbeats keeps its tasks by them: each
 heartbeat names the tasks with the claim under which each was given, and is answered with what is not its own any more
 and what it shall stop.
+
+Between two polls a runner can take stock: it has no poll open, and what it does not name it does not have, because it
+was started anew or an answer was lost. An inventory is numbered, and counts only when its number is higher than all
+before, so that one that was delayed on its way takes nothing back that was given since.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +26,8 @@ from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import RunnerRecord
 from clawplane.domain.ports import Queue
 from clawplane.flows.host_tasks import HostWork
+
+_log = logging.getLogger(__name__)
 
 PREFIX: Final = "poll:"
 ANONYMOUS: Final = RunnerId(f"{PREFIX}anonymous")
@@ -41,6 +48,13 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
 
     lost: tuple[TaskId, ...]
     cancel: tuple[tuple[TaskId, str], ...]
+
+
+class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a runner's inventory counted, and the number of the last one that did."""
+
+    taken: bool
+    number: int
 
 
 class PollingRunners:
@@ -84,6 +98,13 @@ class PollingRunners:
             lost=(*lost, *(jobs[job] for job, _ in told.lost)),
             cancel=tuple((jobs[job], reason) for job, _, reason in told.cancels),
         )
+
+    async def took_stock(self, runner: RunnerId, number: int, held: Sequence[HeldTask]) -> Inventory:
+        """Take back what a runner does not name: it says that it has no poll open, and has this and nothing else."""
+        stock = await self._host.take_stock(runner, number, [(each.task, each.claim) for each in held])
+        if stock.lost:
+            _log.warning("runner %s lost %d tasks: %s", runner, len(stock.lost), ", ".join(stock.lost))
+        return Inventory(taken=stock.taken, number=stock.number)
 
     async def all(self) -> list[RunnerRecord]:
         """Return every runner that takes or took host tasks, linked or polling."""

@@ -10,18 +10,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from clawplane.domain.host_ports import Claimed, Poll
+from clawplane.domain.host_ports import Claimed, Poll, Stock
 from clawplane.domain.host_tasks import HostTask, OnLoss, TaskId, TaskStatus
-from clawplane.domain.ids import JobId
+from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import AttemptEnd, JobKind, Outcome, Want
 from clawplane.store.counts import Counts
-from clawplane.store.database import Transaction
+from clawplane.store.database import Transaction, first
 from clawplane.store.endings import Ending
 from clawplane.store.host_ends import Start, start
 from clawplane.store.host_rows import TaskCounter, task_of_id, tasks_of_jobs
 from clawplane.store.host_submits import NEVER_MS
 from clawplane.store.host_trail import append_task_events
-from clawplane.store.leases import Lease, id_list, leases_of
+from clawplane.store.leases import Lease, id_list, lease_of, leases_of
 from clawplane.store.ledger import Ledger, promote_timers
 from clawplane.store.picking import Pick, number, pick
 
@@ -45,6 +45,15 @@ class Lost(NamedTuple):
     """Leases (job, fence) that nobody holds any more; None: all those of polls without heartbeats."""
 
     jobs: tuple[tuple[JobId, int], ...] | None
+    now: int
+
+
+class Inventory(NamedTuple):
+    """All that a polling runner has, as (task, fence); see host_ports.HostTasks.take_stock."""
+
+    runner: RunnerId
+    number: int
+    held: frozenset[tuple[TaskId, int]]
     now: int
 
 
@@ -144,7 +153,9 @@ async def _lose(tx: Transaction, jobs: Sequence[tuple[JobId, int]] | None, now: 
     for lease in lost:
         stored = found[lease.job]
         if stored.task.on_loss is OnLoss.HOLD and lease.cancel is None:
-            held.append(stored)
+            last = await first(tx.fetch("last_custody_of_task", {"task": stored.task.id}))
+            if last != ("task.recovery-preserved",):  # said once for each start
+                held.append(stored)
             await tx.execute("make_lease_patient", {"silence": NEVER_MS, "job": lease.job})
         else:
             _take_back(ledger, lease, stored.task.on_loss, now)
@@ -154,6 +165,22 @@ async def _lose(tx: Transaction, jobs: Sequence[tuple[JobId, int]] | None, now: 
         tx, [stored.event("task.recovery-preserved", TaskStatus.RUNNING, now, reason) for stored in held]
     )
     return [(found[lease.job].task, found[lease.job].task.on_loss) for lease in lost]
+
+
+async def take_stock(tx: Transaction, items: Sequence[Inventory]) -> list[Stock]:
+    """Take back what runners do not have that were given it."""
+    return [await _take_stock(tx, item) for item in items]
+
+
+async def _take_stock(tx: Transaction, item: Inventory) -> Stock:
+    row = await first(tx.fetch("stock_of_runner", {"runner": item.runner}))
+    if row is not None and row[0] >= item.number:
+        return Stock(taken=False, number=row[0])
+    await tx.execute("set_stock", {"runner": item.runner, "number": item.number})
+    given = [lease_of(found) for found in await tx.fetch("leases_of_runner", {"runner": item.runner})]
+    missing = [(each.job, each.fence) for each in given if (TaskId(each.subject), each.fence) not in item.held]
+    lost = await _lose(tx, missing, item.now) if missing else []
+    return Stock(taken=True, number=item.number, lost=tuple(task.id for task, _ in lost))
 
 
 def _take_back(ledger: Ledger, lease: Lease, on_loss: OnLoss, now: int) -> None:

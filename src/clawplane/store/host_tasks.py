@@ -10,6 +10,7 @@ from clawplane.domain.host_ports import (
     Poll,
     Reported,
     Retention,
+    Stock,
     Submitted,
     Swept,
     TaskCounts,
@@ -26,7 +27,7 @@ from clawplane.domain.host_tasks import (
     TaskReport,
     TaskStatus,
 )
-from clawplane.domain.ids import JobId
+from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import LeaseView
 from clawplane.store import host_claims, host_fetches, host_reports, host_submits
 from clawplane.store.database import Database, Transaction, first
@@ -159,6 +160,11 @@ class SqlHostTasks:
     async def lose(self, jobs: Sequence[tuple[JobId, int]], *, now: int) -> list[tuple[HostTask, OnLoss]]:
         """Take back leases whose runner says that it has them no more, by each task's policy."""
         return await self._database.write(host_claims.lose, host_claims.Lost(tuple(jobs), now))
+
+    async def take_stock(self, runner: RunnerId, number: int, held: Sequence[tuple[TaskId, int]], *, now: int) -> Stock:
+        """Take back what a runner was given and does not name."""
+        item = host_claims.Inventory(runner, number, frozenset(held), now)
+        return await self._database.write(host_claims.take_stock, item)
 
     async def counts(self) -> TaskCounts:
         """Return the counts of `/tasks/stats`."""

@@ -8,6 +8,7 @@ that the runner does not spin.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _MIN_WAIT_MS: Final = 1_000
 _MAX_WAIT_MS: Final = 60_000
 _MOST_HELD: Final = 1_000
 _MOST_SLOTS: Final = 1_000
+_MOST_NUMBER: Final = (1 << 53) - 1
 NOTHING: Final = Reply(b"null")
 _ANYBODY: Final = Poll(runner=ANONYMOUS, reach=Reach(groups=GROUPS))
 _GROUP_OF: Final = {
@@ -112,7 +114,11 @@ def _groups(capabilities: list[str]) -> tuple[str, ...]:
 
 
 async def heartbeat(visit: Visit) -> Reply:
-    """Keep the tasks that a runner names; answer with those that it lost and those that it shall stop."""
+    """Keep the tasks that a runner names; answer with those that it lost and those that it shall stop.
+
+    With `inventory`, a number higher than any before, the runner says that `tasks` is all that it has and that no poll
+    of its is open. The answer says whether that number was `taken`, and the number of the last that was.
+    """
     body = await visit.json()
     runner = text_of(body.get("runnerId"))
     if not runner:
@@ -121,10 +127,12 @@ async def heartbeat(visit: Visit) -> Reply:
     if not isinstance(capabilities, list):
         raise InvalidArgument("capabilities: use a list of task types")
     reach = _reach(runner, ",".join(map(text_of, capabilities)), "", text_of(body.get("name")))
+    labels, held, number = _labels(body.get("labels")), _held(body.get("tasks")), _inventory(body)
+    stock = None if number is None else await visit.house.runners.took_stock(_id_of(runner), number, held)
     beat = await visit.house.runners.heard(
         _id_of(runner),
-        Reach(groups=reach.groups, runner=runner, name=reach.name, labels=_labels(body.get("labels"))),
-        _held(body.get("tasks")),
+        Reach(groups=reach.groups, runner=runner, name=reach.name, labels=labels),
+        held,
         version=(optional_text(body.get("version")) or "")[:100],
         slots=bounded_int(body.get("slots"), 0, 0, _MOST_SLOTS),
     )
@@ -134,8 +142,20 @@ async def heartbeat(visit: Visit) -> Reply:
             "silenceMs": HOST_SILENCE_MS,
             "lost": list(beat.lost),
             "cancel": [{"taskId": task, "reason": reason} for task, reason in beat.cancel],
+            **({} if stock is None else {"inventory": {"taken": stock.taken, "number": stock.number}}),
         }
     )
+
+
+def _inventory(body: Mapping[str, Any]) -> int | None:
+    value = body.get("inventory")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST_NUMBER:
+        raise InvalidArgument(f"inventory: use a whole number from 1 to {_MOST_NUMBER}")
+    if body.get("tasks") is None:
+        raise InvalidArgument("inventory: name all tasks in tasks, [] for none")
+    return value
 
 
 def _labels(value: Any) -> dict[str, str]:
@@ -156,7 +176,7 @@ def _held(value: Any) -> list[HeldTask]:
     for each in value:
         if not isinstance(each, dict) or not text_of(each.get("taskId")):
             raise problem
-        claim = bounded_int(each.get("claim"), 0, 0, (1 << 53) - 1)
+        claim = bounded_int(each.get("claim"), 0, 0, _MOST_NUMBER)
         held.append(HeldTask(task=TaskId(text_of(each["taskId"])), claim=claim))
     return held
 

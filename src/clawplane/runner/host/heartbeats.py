@@ -1,9 +1,13 @@
 """Keep tasks by heartbeats, where the server has them; a plain Task API has none and is served without.
 
-The first beat finds out. A server that claims by number (an additive `claim` in its tasks) has them, so such a task
-wakes a loop that had given up. What the server has given to others is ended at once and not reported; what it wants
-cancelled is ended and reported. A runner that could reach nobody for as long as the server would wait ends what it
-holds by claims: others may be given it.
+Stock is taken before the first poll, and before the next one when a poll failed: no poll is open then, so what this
+runner does not name it does not have, and the server does at once what the task's policy says. That is how a restart
+is told, and a task whose answer was lost. It also finds out whether the server has heartbeats. One that claims by
+number (an additive `claim` in its tasks) has them, so such a task wakes a loop that had given up.
+
+What the server has given to others is ended at once and not reported; what it wants cancelled is ended and reported.
+A runner that could reach nobody for as long as the server would wait ends what it holds by claims: others may be given
+it.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,7 +59,7 @@ class Heartbeats:
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, with a first beat at once."""
+        """Begin; the first beat follows, for taking stock is one, too."""
         self._loop = asyncio.create_task(self._run())
 
     def claimed(self) -> None:
@@ -65,6 +69,28 @@ class Heartbeats:
             self._offered = True
             self._wake.set()
 
+    async def take_stock(self, reported: Iterable[tuple[TaskId, int]]) -> None:
+        """Say all that this runner has, what it still reports included; raises TaskApiFailed when nobody was reached.
+
+        Only to be called while no poll is open. A server that refuses or does not know it is served without.
+        """
+        number = 1
+        while self._offered:
+            try:
+                told = await self._say(dict(reported), inventory=number)
+            except TaskApiFailed as error:
+                if not error.final:
+                    raise
+                _log.warning("The server takes no inventory: %s", error)
+                return
+            answer = {} if told is None else told.get("inventory")
+            if not isinstance(answer, dict) or answer.get("taken") is not False:
+                return  # taken, or a server that does not know of it
+            last = answer.get("number")
+            if not isinstance(last, int) or last < number:
+                return
+            number = last + 1  # an earlier life of this runner has counted so far
+
     async def close(self) -> None:
         """Stop."""
         if self._loop is not None:
@@ -73,26 +99,30 @@ class Heartbeats:
 
     async def _run(self) -> None:
         while True:
-            if self._offered:
-                await self._beat()
-            self._wake.clear()
             try:
                 async with asyncio.timeout(self._every if self._offered else None):
                     await self._wake.wait()
+                self._wake.clear()
             except TimeoutError:
-                continue
+                pass
+            if self._offered:
+                await self._beat()
 
     async def _beat(self) -> None:
-        tasks = [{"taskId": task, "claim": held.claim} for task, held in self._held.items() if held.claim is not None]
         try:
-            told = await self._api.heartbeat(json.dumps({**self._about, "tasks": tasks}).encode())
+            await self._say({})
         except TaskApiFailed as error:
             _log.debug("a heartbeat failed: %s", error)
             self._stop_the_lost()
-            return
+
+    async def _say(self, reported: Mapping[TaskId, int], **more: Any) -> Mapping[str, Any] | None:
+        """Say what is held, and do what the answer asks for; None when the server has no heartbeats."""
+        claims = {**reported, **{task: held.claim for task, held in self._held.items() if held.claim is not None}}
+        tasks = [{"taskId": task, "claim": claim} for task, claim in claims.items()]
+        told = await self._api.heartbeat(json.dumps({**self._about, "tasks": tasks, **more}).encode())
         if told is None:
             self._offered = False
-            return
+            return None
         self._heard = self._monotonic()
         lost = told.get("lost")
         for task in lost if isinstance(lost, list) else ():
@@ -103,6 +133,7 @@ class Heartbeats:
         for each in cancel if isinstance(cancel, list) else ():
             if isinstance(each, dict) and (held := self._of(each.get("taskId"))) is not None:
                 held.stop.cancel()
+        return told
 
     def _of(self, task: object) -> Held | None:
         return self._held.get(TaskId(task)) if isinstance(task, str) else None

@@ -5,8 +5,9 @@
       |  401: 10 s, for ever        anything else that is no task, no answer: min(5 s * failures, 60 s), with jitter
       '- all slots taken: POLL_INTERVAL, or until one is free
 
-Only one poll is open at a time. A task that is given twice (its server lost count) is done once. The runner says who it
-is and what it can do in the query; a plain Task API ignores that and is served all the same.
+Only one poll is open at a time; before the first, and after each that failed, stock is taken (heartbeats.py). A task
+that is given twice (its server lost count) is done once. The runner says who it is and what it can do in the query; a
+plain Task API ignores that and is served all the same.
 
 Leaving: the open poll is aborted, what runs is terminated and killed 3 s later, its ends are reported as far as the
 server takes them in time. What is not acknowledged is on disk and goes out at the next start.
@@ -132,6 +133,7 @@ class Polling:
 
     async def _poll_for_ever(self) -> None:
         failures = quick = 0
+        certain = False
         clock, settings = self._desk.clock, self._settings
         while True:
             if len(self._held) >= settings.host.slots:
@@ -139,12 +141,16 @@ class Polling:
                 continue
             began = clock.monotonic()
             try:
+                if not certain:
+                    await self._beats.take_stock(self._desk.reporter.claims())
+                    certain = True
                 task = await self._desk.api.poll(self._query, seconds=settings.wait_ms / 1000)
             except Unauthorized as error:
                 _log.error("%s", error)
                 await self._desk.pause(UNAUTHORIZED_SECONDS)
                 continue
             except TaskApiFailed as error:
+                certain = False  # a task may have been in the answer
                 failures += 1
                 wait = self._desk.jitter(min(FAILURE_SECONDS * failures, LONGEST_SECONDS))
                 _log.warning("No task from the server (%d in a row), next poll in %.1f s: %s", failures, wait, error)

@@ -54,6 +54,7 @@ class Reporter:
         self._jitter = jitter
         self._monotonic = monotonic
         self._waiting: dict[str, tuple[bytes, float]] = {}
+        self._claims: dict[str, tuple[TaskId, int]] = {}
         self._disk = DiskTurns()
         self._changed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -64,6 +65,8 @@ class Reporter:
         """Begin with what an earlier life of this runner could not report; return how many reports that is."""
         for name, body in (await self._disk.do(self._spool.load)).items():
             self._waiting[name] = (body, 0.0)
+            if (claim := await self._disk.do(_claim_of, body)) is not None:
+                self._claims[name] = claim
         if self._waiting:
             self._empty.clear()
         self._changed.set()
@@ -79,8 +82,15 @@ class Reporter:
         except OSError as error:
             _log.error("The report of task %s could not be spooled: %s", task, error)
         self._waiting[name] = (body, 0.0)
+        self._claims.pop(name, None)
+        if isinstance(claim := additive.get("claim"), int):
+            self._claims[name] = (task, claim)
         self._empty.clear()
         self._changed.set()
+
+    def claims(self) -> list[tuple[TaskId, int]]:
+        """Return the tasks, each with its claim, whose reports are not acknowledged."""
+        return list(self._claims.values())
 
     async def settle(self, seconds: float) -> bool:
         """Wait until everything is acknowledged, at most that long; True when it is."""
@@ -140,6 +150,7 @@ class Reporter:
         if self._waiting[name][0] is not body:
             return  # the task was done again meanwhile: that report is another one
         del self._waiting[name]
+        self._claims.pop(name, None)
         try:
             await self._disk.do(self._spool.remove, name)
         except OSError as error:
@@ -168,6 +179,15 @@ def _body(task: TaskId, report: TaskReport, additive: dict[str, Any]) -> bytes:
         **{name: value for name, value in additive.items() if value is not None},
     }
     return json.dumps(told, ensure_ascii=True).encode()
+
+
+def _claim_of(body: bytes) -> tuple[TaskId, int] | None:
+    """Return the task of a report and the claim under which it was done; None for a server without claims."""
+    try:
+        told = json.loads(body)
+        return TaskId(str(told["taskId"])), int(told["claim"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _halved(body: bytes) -> bytes:

@@ -125,6 +125,10 @@ FROM host_event ORDER BY seq DESC LIMIT 1
 DELETE FROM host_event WHERE seq = (SELECT seq FROM host_event
     WHERE task = :task AND type = :type AND source = 'server' ORDER BY seq DESC LIMIT 1)
 
+-- name: last_custody_of_task
+SELECT type FROM host_event WHERE task = :task AND source = 'server'
+    AND type IN ('task.started', 'task.recovery-preserved') ORDER BY seq DESC LIMIT 1
+
 -- name: host_events
 SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
     entrypoint, details, source
@@ -243,6 +247,13 @@ DELETE FROM host_parcel WHERE id = :id
 
 -- name: poller_leases
 SELECT job FROM lease WHERE runner LIKE 'poll:%' AND silence_ms >= :never ORDER BY fence
+
+-- name: stock_of_runner
+SELECT number FROM host_stock WHERE runner = :runner
+
+-- name: set_stock
+INSERT INTO host_stock (runner, number) VALUES (:runner, :number)
+ON CONFLICT (runner) DO UPDATE SET number = excluded.number
 
 -- name: make_lease_patient
 UPDATE lease SET silence_ms = :silence WHERE job = :job

@@ -438,3 +438,38 @@ async def test_a_report_that_is_refused_is_kept_and_does_not_hold_up_the_others(
         heard = await api.server.until(2, lambda each: each.target == "/worker/result")
     assert [each.body[:2] for each in heard] == [b"no", b'{"']
     assert bench.house.spool.load() == {"task-old": b"no JSON at all"}
+
+
+async def test_stock_is_taken_before_the_first_poll_and_after_one_that_failed(api: PlayedTaskApi, bench: Bench) -> None:
+    api.heartbeats.append(Say(200, json.dumps({"lost": [], "inventory": {"taken": True, "number": 1}}).encode()))
+    waits = command_task("t-1", "read line", claim=7)
+    await api.give(Say(200, b"null"), waits, Say(502), Say(200, b"null"), command_task("t-2", "true", claim=8))
+    async with bench.running(do=blocked_but("t-2")):
+        await api.reports(1)
+    asked = [each for each in api.server.heard if each.target == "/worker/heartbeat" or "/poll" in each.target]
+    names = ["poll" if "/poll" in each.target else "stock" for each in asked]
+    assert names[:7] == ["stock", "poll", "poll", "poll", "stock", "poll", "poll"]
+    told = [each.json for each in asked if each.target == "/worker/heartbeat"]
+    assert [(each["inventory"], each["tasks"]) for each in told[:2]] == [(1, []), (1, [{"taskId": "t-1", "claim": 7}])]
+
+
+def blocked_but(quick: str) -> Execute:
+    """Stand in for tasks that run until they are told to end, but one."""
+
+    async def do(spec: HostSpec, stop: Stop, voices: Voices) -> TaskReport:
+        if spec.task != quick:
+            await stop.wait()
+        return TaskReport(exit_code=0)
+
+    return do
+
+
+async def test_nothing_is_polled_while_stock_cannot_be_taken(api: PlayedTaskApi, bench: Bench) -> None:
+    api.heartbeats.extend([Say(503), Say(500), Say(200, b'{"inventory":{"taken":true,"number":1}}')])
+    await api.give(command_task("t-1", "true", claim=7))
+    async with bench.running():
+        await api.reports(1)
+    asked = [each.target for each in api.server.heard if each.target != "/worker/result"]
+    assert asked[:3] == ["/worker/heartbeat"] * 3
+    assert asked[3].startswith("/worker/poll")
+    assert bench.pauses.seconds[:2] == [5.0, 10.0]
