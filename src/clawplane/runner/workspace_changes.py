@@ -26,7 +26,7 @@ _Mark = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The files of one moment; not `complete` when there are more than MAX_COMPARED."""
+    """The files of one moment; not `complete` when there are more than MAX_COMPARED or we could not look at all."""
 
     marks: dict[bytes, _Mark] = field(default_factory=dict)
     complete: bool = True
@@ -48,7 +48,7 @@ def take_snapshot(root: int, patience: Patience | None = None) -> Snapshot:
             found = each.stat
             if not stat.S_ISDIR(found.st_mode):
                 marks[each.path] = (found.st_size, found.st_ctime_ns, found.st_ino)
-    except (OutOfPatience, Conflict):
+    except (OutOfPatience, Conflict, OSError):
         return Snapshot(marks, complete=False)
     return Snapshot(marks)
 
@@ -56,7 +56,10 @@ def take_snapshot(root: int, patience: Patience | None = None) -> Snapshot:
 def changes(before: Snapshot, after: Snapshot) -> Changes:
     """Compare two snapshots."""
     if not (before.complete and after.complete):
-        return Changes(note=f"The workspace holds more than {MAX_COMPARED} files; which of them changed is not listed.")
+        return Changes(
+            note=f"The workspace holds more than {MAX_COMPARED} files, or was changed while it was looked through; "
+            "which of them changed is not listed."
+        )
     if before.marks == after.marks:
         return Changes()
     found = [

@@ -77,7 +77,7 @@ class WorkspaceFiles:
             self._root = -1
 
     def let_owner_in(self) -> None:
-        """Open the workspace itself to its owner, whose processes begin there: a guest may have closed it to itself."""
+        """Open the workspace itself to its owner: a guest may have closed it to itself and, as the same user, to us."""
         mode = stat.S_IMODE(os.fstat(self._root).st_mode)
         if mode & stat.S_IRWXU != stat.S_IRWXU:
             # fchmod takes no O_PATH descriptor; /proc leads to exactly what it holds, never through a name
@@ -203,6 +203,7 @@ class WorkspaceFiles:
 
     async def snapshot(self) -> Snapshot:
         """Return what files there are, to be compared with a later one (`workspace_changes.changes`)."""
+        self.let_owner_in()
         small = take_snapshot(self._root, Patience(1.0, _INLINE_ENTRIES))
         if small.complete:
             return small
@@ -217,6 +218,7 @@ class WorkspaceFiles:
     async def _call(self, path: str, function: Callable[[], _T], *, undo: Callable[[_T], object] | None = None) -> _T:
         """Call a blocking function about `path` as `in_thread` does; errors are told of the path."""
         with told_of(path):
+            self.let_owner_in()
             return await in_thread(self._executor, function, undo=undo)
 
     async def _walk(
@@ -231,6 +233,7 @@ class WorkspaceFiles:
         """Do as `_call`, with a Patience that ends when the caller is cancelled."""
         patience = Patience(seconds, entries)
         with told_of(path):
+            self.let_owner_in()
             return await in_thread(self._executor, lambda: function(patience), undo=undo, on_cancel=patience.stop.set)
 
     def _list(self, parts: Parts, recursive: bool, patience: Patience) -> Files:

@@ -336,7 +336,7 @@ async def test_a_directory_that_is_filled_while_it_is_deleted_ends_in_words(file
     def fill() -> None:
         while not stop.is_set():
             for number in range(20):
-                with contextlib.suppress(FileExistsError):  # mkdir's own race: gone when it looks what is there
+                with contextlib.suppress(FileExistsError, FileNotFoundError):  # mkdir loses the race, too
                     (root / f"d/{number}").mkdir(parents=True)
 
     thread = threading.Thread(target=fill)
@@ -363,6 +363,24 @@ async def test_what_the_guest_closed_is_counted_and_deleted(files: WorkspaceFile
 
 
 # looking
+
+
+async def test_a_workspace_that_the_guest_closed_to_itself_is_opened_again(files: WorkspaceFiles, root: Path) -> None:
+    (root / "a").write_text("x")
+    attempts: list[Callable[[], object]] = [
+        files.list_directory,
+        lambda: files.write("b", pieces(b"x")),
+        lambda: files.stat("a"),
+        files.disk_usage,
+        files.snapshot,
+    ]
+    for attempt in attempts:
+        root.chmod(0)
+        await attempt()  # type: ignore[misc]
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    root.chmod(0o755)
+    await files.list_directory()
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755
 
 
 async def test_a_listing_is_sorted_tells_kinds_and_says_when_there_is_more(files: WorkspaceFiles, root: Path) -> None:

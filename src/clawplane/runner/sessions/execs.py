@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import InvalidArgument, TooLarge
+from clawplane.domain.errors import ClawplaneError, InvalidArgument, TooLarge
 from clawplane.domain.sessions import MAX_TIMEOUT, ExecRequest, ExecResult, SessionSpec, Usage
 from clawplane.link.asking import Asking
 from clawplane.link.flow import MAX_ANSWER
@@ -211,9 +212,10 @@ class Execs:
             await asyncio.sleep(pause)
             began = loop.time()
             self._residence.files.forget_usage()
-            if (await self._residence.files.disk_usage()).bytes > quota:
-                running.end("disk")
-                return
+            with contextlib.suppress(ClawplaneError):  # the guest moves or closes directories: look again
+                if (await self._residence.files.disk_usage()).bytes > quota:
+                    running.end("disk")
+                    return
             pause = max(_FIRST_LOOK, (loop.time() - began) * _LOOK_SHARE)
 
 
