@@ -96,7 +96,6 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """Why a pending task is not running; see flows/explain."""
 
-    in_queue: bool
     ahead: int
     """Tasks of its capability before it in the queue; counted up to 1000."""
     due_at: int | None
@@ -319,10 +318,6 @@ class Outbox(Protocol):
 
     async def due(self, *, now: int, limit: int) -> list[Parcel]:
         """Return parcels whose time has come, oldest first."""
-        ...
-
-    async def next_due(self) -> int | None:
-        """Return when `due` has something to tell at the earliest, or None."""
         ...
 
     async def progress(self, parcel: str, *, sent: int, attempts: int, next_at: int) -> None:

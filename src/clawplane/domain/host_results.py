@@ -29,6 +29,11 @@ def dispatch_of(task: HostTask | None) -> dict[str, Any]:
     }
 
 
+def exit_code_of(report: TaskReport) -> Any:
+    """Return the exit code that the Task API shows."""
+    return -1 if report.exit_code is None else report.exit_code
+
+
 def result_object(task_id: TaskId, task: HostTask | None, report: TaskReport, *, now: int) -> bytes:
     """Return the result as JSON text, keys in the order of the contract; `now` in milliseconds.
 
@@ -39,7 +44,7 @@ def result_object(task_id: TaskId, task: HostTask | None, report: TaskReport, *,
         "taskId": task_id,
         "stdout": report.stdout,
         "stderr": report.stderr,
-        "exitCode": -1 if report.exit_code is None else report.exit_code,
+        "exitCode": exit_code_of(report),
         "error": report.error or None,
         "completedAt": now,
         "metadata": {**dispatch_of(task), **report.metadata},

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from clawplane.domain.callback_texts import chat_text
-from clawplane.domain.host_results import json_of, result_object, shown
-from clawplane.domain.host_tasks import Approval, HostTask, NewParcel, OnLoss, Prompt, TaskReport, TaskStatus
+from clawplane.domain.host_results import exit_code_of, json_of, result_object, shown
+from clawplane.domain.host_tasks import Approval, HostTask, NewParcel, OnLoss, Prompt, TaskEvent, TaskReport, TaskStatus
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Outcome
 from clawplane.domain.runs import EndedRun
@@ -24,7 +24,7 @@ from clawplane.store.endings import Ending, Retry
 from clawplane.store.host_blobs import plain
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, digest_of_report, tasks_of_jobs
 from clawplane.store.host_submits import next_of
-from clawplane.store.host_trail import NewTaskEvent, append_task_events
+from clawplane.store.host_trail import append_task_events
 from clawplane.store.leases import id_list, leases_of
 from clawplane.store.parcels import ParcelRow, put_parcels, row_of
 
@@ -115,7 +115,7 @@ class _Ends:
         self._counter = TaskCounter()
         self._states: list[tuple[object, ...]] = []
         self._results: list[tuple[object, ...]] = []
-        self._events: list[NewTaskEvent] = []
+        self._events: list[TaskEvent] = []
         self._parcels: list[ParcelRow] = []
         self._told: list[tuple[HostTask, TaskReport, int]] = []
 
@@ -193,11 +193,6 @@ def _body_of(task: HostTask, report: TaskReport, at: int) -> tuple[TaskReport, b
         return _UNREADABLE, result_object(task.id, task, _UNREADABLE, now=at)
 
 
-def exit_code_of(report: TaskReport) -> Any:
-    """Return the exit code that the Task API shows."""
-    return -1 if report.exit_code is None else report.exit_code
-
-
 async def insert_result(tx: Transaction, task: str, body: bytes, report: TaskReport, at: int) -> bool:
     """Store a result; False when there is one."""
     names = ("task", "digest", "exit_code", "created_at", "body")
@@ -223,14 +218,12 @@ async def note_session(tx: Transaction, task: HostTask | None, report: TaskRepor
         await bind_provider(tx, cli, conversation, provider, at)
 
 
-def _callbacks(
-    stored: StoredTask, report: TaskReport, body: bytes, at: int
-) -> tuple[list[ParcelRow], list[NewTaskEvent]]:
+def _callbacks(stored: StoredTask, report: TaskReport, body: bytes, at: int) -> tuple[list[ParcelRow], list[TaskEvent]]:
     """Return the callbacks that are owed, as rows of the outbox, and what is to be recorded at once."""
     task = stored.task
     status = TaskStatus.COMPLETED if report.succeeded else TaskStatus.FAILED
     parcels: list[ParcelRow] = []
-    events: list[NewTaskEvent] = []
+    events: list[TaskEvent] = []
     work = task.work
     if isinstance(work, Prompt) and work.response_mode == "direct-callback" and stored.server_delivers:
         if stored.deliver_to:

@@ -14,12 +14,13 @@ import msgspec
 
 from clawplane.domain.host_ports import Retention, Swept
 from clawplane.domain.host_results import shown
-from clawplane.domain.host_tasks import StoredResult, TaskId, TaskStatus
+from clawplane.domain.host_tasks import StoredResult, TaskEvent, TaskId, TaskStatus
+from clawplane.domain.host_trail import event_of
 from clawplane.domain.leases import JobKind
 from clawplane.store.database import Row, Transaction
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, task_of_id, tasks_of_ids, tasks_of_jobs
 from clawplane.store.host_submits import next_of
-from clawplane.store.host_trail import NewTaskEvent, append_task_events
+from clawplane.store.host_trail import append_task_events
 from clawplane.store.lease_ends import take_out
 from clawplane.store.leases import id_list
 from clawplane.store.ledger import Ledger
@@ -49,7 +50,7 @@ async def take(tx: Transaction, items: Sequence[Take]) -> list[StoredResult | No
     rows = {row[0]: row for row in await tx.fetch("host_results_of_ids", {"tasks": wanted})}
     found = await tasks_of_ids(tx, list(rows))
     counter = TaskCounter()
-    events: list[NewTaskEvent] = []
+    events: list[TaskEvent] = []
     taken: list[tuple[object, ...]] = []
     results: list[StoredResult | None] = []
     for task, now in items:
@@ -119,7 +120,7 @@ async def _sweep_unfetched(tx: Transaction, before: int, now: int) -> int:
     for task in tasks:
         counter.move(RESULTS, None)
         if (stored := found.get(task)) is None:
-            events.append(NewTaskEvent(type="task.expired", created_at=now, task=task, details=_UNFETCHED))
+            events.append(event_of(None, "task.expired", at=now, details=_UNFETCHED, task_id=task))
         else:
             counter.move(stored.task.status.value, None)
             events.append(stored.event("task.expired", stored.task.status, now, _UNFETCHED))

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import msgspec
 
 from clawplane.domain.host_ports import Reported
-from clawplane.domain.host_results import result_object, shown
+from clawplane.domain.host_results import exit_code_of, result_object, shown
 from clawplane.domain.host_tasks import Approval, HostTask, TaskId, TaskReport, TaskStatus
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import AttemptEnd, JobKind, LeaseView, Outcome
 from clawplane.store.database import Transaction, first
 from clawplane.store.endings import Ending
 from clawplane.store.host_blobs import plain
-from clawplane.store.host_ends import exit_code_of, insert_result, note_session
+from clawplane.store.host_ends import insert_result, note_session
 from clawplane.store.host_rows import (
     RESULTS,
     StoredTask,

@@ -10,20 +10,20 @@ from typing import Any
 
 import msgspec
 
-from clawplane.domain.host_results import dispatch_of
 from clawplane.domain.host_tasks import (
     Approval,
     HostTask,
     OnLoss,
+    TaskEvent,
     TaskId,
     TaskReport,
     TaskStatus,
     TaskType,
 )
+from clawplane.domain.host_trail import event_of
 from clawplane.domain.ids import JobId
 from clawplane.store.database import Row, Transaction, first
 from clawplane.store.host_blobs import unpack_asked
-from clawplane.store.host_trail import NewTaskEvent
 from clawplane.store.leases import id_list
 
 RESULTS = "results"
@@ -39,23 +39,9 @@ class StoredTask(msgspec.Struct, frozen=True, kw_only=True):
     deliver_to: str | None
     server_delivers: bool
 
-    def event(self, type_: str, status: TaskStatus, at: int, details: Any = None) -> NewTaskEvent:
+    def event(self, type_: str, status: TaskStatus, at: int, details: Any = None) -> TaskEvent:
         """Return a record of the server's about this task."""
-        task = self.task
-        dispatch = dispatch_of(task)
-        return NewTaskEvent(
-            type=type_,
-            created_at=at,
-            task=task.id,
-            task_type=task.type.value,
-            task_status=status.value,
-            session_id=task.session_id,
-            origin=dispatch["origin"],
-            dispatch_mode=dispatch["dispatchMode"],
-            response_mode=dispatch["responseMode"],
-            entrypoint=dispatch["entrypoint"],
-            details=details,
-        )
+        return event_of(self.task, type_, at=at, details=details, status=status)
 
 
 def stored_of(row: Row) -> StoredTask:

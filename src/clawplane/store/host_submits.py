@@ -21,6 +21,7 @@ from clawplane.domain.host_tasks import (
     NewParcel,
     NewTask,
     OnLoss,
+    TaskEvent,
     TaskId,
     TaskStatus,
     caps_of_task,
@@ -34,7 +35,7 @@ from clawplane.store.database import Transaction, first
 from clawplane.store.enqueue import make_ready, store_jobs
 from clawplane.store.host_blobs import Asked, pack_asked, pack_spec, plain, plain_or_none
 from clawplane.store.host_rows import StoredTask, TaskCounter, stored_of, task_of_id, tasks_of_jobs
-from clawplane.store.host_trail import NewTaskEvent, append_task_events
+from clawplane.store.host_trail import append_task_events
 from clawplane.store.parcels import ParcelRow, put_parcels, row_of
 
 NEVER_MS = 1 << 45
@@ -125,7 +126,7 @@ async def store(tx: Transaction, items: Sequence[NewSubmission]) -> list[StoredT
     return tasks
 
 
-def _first_events(task: StoredTask, now: int) -> list[NewTaskEvent]:
+def _first_events(task: StoredTask, now: int) -> list[TaskEvent]:
     events = [task.event("task.created", TaskStatus.PENDING, now)]
     if task.task.approval is Approval.WAITING:
         events.append(task.event("task.approval-needed", TaskStatus.PENDING, now))

@@ -143,13 +143,13 @@ class SqlHostTasks:
             if stored is None or stored.task.status is not TaskStatus.PENDING:
                 return None
             job = stored.task.job
-            ((caps, ready_at, in_ready, due_at),) = await tx.fetch("job_place", {"job": job})
+            ((caps, ready_at, due_at),) = await tx.fetch("job_place", {"job": job})
             ((ahead,),) = await tx.fetch("caps_ahead", {"caps": caps, "ready_at": ready_at, "job": job})
             head = None
             if stored.task.session_key is not None:
                 row = await first(tx.fetch("head_of_key", {"session_key": stored.task.session_key}))
                 head = None if row is None or row[1] == job else TaskId(row[0])
-            return Waiting(in_queue=in_ready is not None, ahead=ahead, due_at=due_at, session_head=head, caps=caps)
+            return Waiting(ahead=ahead, due_at=due_at, session_head=head, caps=caps)
 
         return await self._database.read(view)
 

@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from clawplane.domain.host_ports import Retention
 from clawplane.domain.host_results import json_of
 from clawplane.domain.host_tasks import TaskEvent
@@ -18,41 +16,23 @@ from clawplane.store.host_blobs import plain, plain_or_none
 _DAY_MS = 86_400_000
 
 
-class NewTaskEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A record to be."""
-
-    type: str
-    created_at: int
-    task: str | None = None
-    task_type: str | None = None
-    task_status: str | None = None
-    session_id: str | None = None
-    origin: str = "unknown"
-    dispatch_mode: str = "unspecified"
-    response_mode: str = "direct-callback"
-    entrypoint: str | None = None
-    details: Any = None
-    source: str = "server"
-    id: str = ""
-
-
 class _Trim(NamedTuple):
     cutoff: int
     keep: int
 
 
-async def append_task_events(tx: Transaction, events: Sequence[NewTaskEvent]) -> None:
-    """Append records in order."""
+async def append_task_events(tx: Transaction, events: Sequence[TaskEvent]) -> None:
+    """Append records in order; those without an id get one."""
     await tx.many("insert_host_event", [_values(event) for event in events])
 
 
-def _values(event: NewTaskEvent) -> tuple[object, ...]:
+def _values(event: TaskEvent) -> tuple[object, ...]:
     # lone surrogates are legal JSON and no UTF-8: details are kept with ASCII escapes
     return (
         event.id or str(uuid.uuid4()),
         plain(event.type),
         event.created_at,
-        plain_or_none(event.task),
+        plain_or_none(event.task_id),
         plain_or_none(event.task_type),
         plain_or_none(event.task_status),
         plain_or_none(event.session_id),
@@ -69,29 +49,10 @@ async def append(tx: Transaction, items: Sequence[TaskEvent]) -> list[TaskEvent]
     """Append records that come from outside a task's own steps."""
     stored = []
     for item in items:
-        await append_task_events(tx, [new_event(item)])
+        await append_task_events(tx, [item])
         ((*row,),) = await tx.fetch("last_host_event")
         stored.append(_event(tuple(row)))
     return stored
-
-
-def new_event(event: TaskEvent) -> NewTaskEvent:
-    """Return a record to be stored; its place is given by the store."""
-    return NewTaskEvent(
-        id=event.id,
-        type=event.type,
-        created_at=event.created_at,
-        task=event.task_id,
-        task_type=event.task_type,
-        task_status=event.task_status,
-        session_id=event.session_id,
-        origin=event.origin,
-        dispatch_mode=event.dispatch_mode,
-        response_mode=event.response_mode,
-        entrypoint=event.entrypoint,
-        details=event.details,
-        source=event.source,
-    )
 
 
 async def trim(tx: Transaction, items: Sequence[_Trim]) -> list[dict[str, int]]:

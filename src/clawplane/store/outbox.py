@@ -9,7 +9,7 @@ from clawplane.domain.host_ports import Parcel
 from clawplane.domain.host_tasks import NewParcel, TaskEvent, TaskId
 from clawplane.store.database import Database, Transaction
 from clawplane.store.host_rows import tasks_of_ids
-from clawplane.store.host_trail import append_task_events, new_event
+from clawplane.store.host_trail import append_task_events
 from clawplane.store.parcels import put_parcels, row_of
 
 
@@ -38,7 +38,7 @@ async def put(tx: Transaction, items: Sequence[_Put]) -> list[None]:
         if stored is not None:
             rows = [row_of(each, stored.task.id, stored.callback_token, event.created_at) for each in parcels]
             await put_parcels(tx, rows)
-    await append_task_events(tx, [new_event(item.event) for item in items])
+    await append_task_events(tx, [item.event for item in items])
     return [None] * len(items)
 
 
@@ -51,7 +51,7 @@ async def progress(tx: Transaction, items: Sequence[_Progress]) -> list[None]:
 async def settle(tx: Transaction, items: Sequence[_Settled]) -> list[bool]:
     """Remove parcels, each with its one terminal record."""
     settled = [await tx.execute("delete_host_parcel", {"id": parcel}) > 0 for parcel, _ in items]
-    await append_task_events(tx, [new_event(item.event) for item, there in zip(items, settled, strict=True) if there])
+    await append_task_events(tx, [item.event for item, there in zip(items, settled, strict=True) if there])
     return settled
 
 
@@ -85,15 +85,6 @@ class SqlOutbox:
                 )
                 for id_, task, kind, destination, body, token, attempts, sent, next_at, created_at in rows
             ]
-
-        return await self._database.read(view)
-
-    async def next_due(self) -> int | None:
-        """Return when `due` has something to tell at the earliest, or None."""
-
-        async def view(tx: Transaction) -> int | None:
-            ((at,),) = await tx.fetch("next_host_parcel")
-            return None if at is None else int(at)
 
         return await self._database.read(view)
 

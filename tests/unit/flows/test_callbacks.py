@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from receiver import Say, in_turn, receiver
+from receiver import Heard, Say, in_turn, receiver
 
 from clawplane.callbacks.chat import Chat
 from clawplane.callbacks.delivery import Courier
@@ -18,7 +18,7 @@ from clawplane.callbacks.webhook import Webhooks
 from clawplane.domain.callback_ports import CallbackRefused, CallbackUnset
 from clawplane.domain.clock import ManualClock
 from clawplane.domain.errors import InvalidArgument
-from clawplane.domain.host_ports import Poll
+from clawplane.domain.host_ports import Outbox, Parcel, Poll
 from clawplane.domain.host_tasks import GROUPS, NewTask, Prompt, Reach, TaskId, TaskReport, TaskType
 from clawplane.domain.ids import JobIds, RunnerId
 from clawplane.egress.addresses import why_not_public
@@ -42,6 +42,7 @@ class House:
         self.pauses: asyncio.Queue[float] = asyncio.Queue()
         self.go_on = asyncio.Event()
         self.callbacks: Callbacks | None = None
+        self.outbox: Any = None
 
     async def run(
         self, chat: str, *, token: str = "of-the-environment", hook: str = "", allow: Sequence[str] = ()
@@ -50,7 +51,7 @@ class House:
         await self.stop()
         webhooks = Webhooks(SECRET, judge=why_not_public, lookup=system_lookup, allow=allow)
         self.callbacks = Callbacks(
-            outbox=self.store.outbox,
+            outbox=self.outbox or self.store.outbox,
             tasks=self.store.host_tasks,
             events=self.store.task_events,
             courier=Courier(Chat(chat), token=token, hook=Hook(hook, "h") if hook else None, webhooks=webhooks),
@@ -65,6 +66,10 @@ class House:
         if self.callbacks is not None:
             await self.callbacks.close()
             self.callbacks = None
+
+    def callbacks_run(self) -> bool:
+        """Tell whether something is being delivered."""
+        return self.callbacks is not None and bool(self.callbacks._running)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.put_nowait(seconds)
@@ -114,6 +119,25 @@ class House:
             wakeup.close()
 
 
+class SlowOutbox:
+    """An outbox whose answer about what is due may be held back while the world goes on."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.read = asyncio.Event()
+        self.held: asyncio.Event | None = None
+
+    async def due(self, *, now: int, limit: int) -> list[Parcel]:
+        found = await self._outbox.due(now=now, limit=limit)
+        if self.held is not None:
+            self.read.set()
+            await self.held.wait()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._outbox, name)
+
+
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     clock = ManualClock()
@@ -139,7 +163,30 @@ async def test_an_answer_of_ten_thousand_characters_arrives_whole_and_in_order_w
         ("callback.dispatched", {"channel": "77"}),
         ("callback.sent", {"channel": "77", "attempts": 1, "status": 200}),
     ]
-    assert await house.store.outbox.next_due() is None
+    assert await house.store.outbox.due(now=1 << 60, limit=1) == []
+
+
+async def test_what_was_delivered_while_the_outbox_was_looked_into_is_not_delivered_again(house: House) -> None:
+    house.outbox = outbox = SlowOutbox(house.store.outbox)
+    answered = asyncio.Event()
+
+    async def play(heard: Heard) -> Say:
+        await answered.wait()
+        return Say()
+
+    async with receiver(play) as chat:
+        await house.run(chat.url)
+        first = await house.end_a_task("first")
+        while not house.callbacks_run():
+            await asyncio.sleep(0)
+        outbox.held = asyncio.Event()
+        second = await house.end_a_task("second")  # somebody looks into the outbox, where the first one still is
+        await outbox.read.wait()
+        answered.set()
+        await house.trail(first, "callback.sent")
+        outbox.held.set()
+        await house.trail(second, "callback.sent")
+        assert [heard.json["content"] for heard in chat.heard] == ["first", "second"]
 
 
 async def test_a_chat_that_is_down_is_tried_five_times_and_then_it_has_failed(house: House) -> None:

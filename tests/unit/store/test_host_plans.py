@@ -40,7 +40,6 @@ HOT = {
     "read": [
         "caps_ahead", "job_place", "head_of_key", "host_page", "host_page_of_session", "host_events_of_task",
         "host_events_of_task_since", "host_events_of_type", "host_events_since", "due_host_parcels",
-        "next_host_parcel",
     ],
     "sweep": [
         "old_host_results", "old_fetched_results", "old_pending_host", "old_agent_sessions",

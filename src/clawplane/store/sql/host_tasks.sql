@@ -71,7 +71,7 @@ DELETE FROM host_fetched WHERE task = :task
 -- name: host_page
 SELECT * FROM host_whole h
 WHERE h.job < :before AND (:owner IS NULL OR h.owner = :owner) AND (:type IS NULL OR h.type = :type)
-    AND (:status IS NULL OR h.status = :status) AND (:session_id = '' OR h.session_id = :session_id)
+    AND (:status IS NULL OR h.status = :status)
     AND (:runner = '' OR h.runner = :runner)
 ORDER BY h.job DESC LIMIT :limit
 
@@ -93,9 +93,7 @@ SELECT (SELECT 1 FROM host_result WHERE task = :task), (SELECT 1 FROM host_fetch
 SELECT count(*) FROM (SELECT 1 FROM ready WHERE caps = :caps AND (ready_at, job) < (:ready_at, :job) LIMIT 1000) a
 
 -- name: job_place
-SELECT j.caps, j.ready_at, (SELECT 1 FROM ready r WHERE r.caps = j.caps AND r.ready_at = j.ready_at AND r.job = j.id),
-    (SELECT t.due_at FROM timer t WHERE t.job = j.id)
-FROM job j WHERE j.id = :job
+SELECT j.caps, j.ready_at, (SELECT t.due_at FROM timer t WHERE t.job = j.id) FROM job j WHERE j.id = :job
 
 -- name: oldest_waits
 SELECT q.caps, q.ready, (SELECT min(t.created_at) FROM
@@ -235,9 +233,6 @@ VALUES (:id, :task, :kind, :destination, :body, :token, :next_at, :created_at)
 -- name: due_host_parcels
 SELECT id, task, kind, destination, body, token, attempts, sent, next_at, created_at FROM host_parcel
 WHERE next_at <= :now ORDER BY next_at, id LIMIT :limit
-
--- name: next_host_parcel
-SELECT min(next_at) FROM host_parcel
 
 -- name: progress_host_parcel
 UPDATE host_parcel SET sent = :sent, attempts = :attempts, next_at = :next_at WHERE id = :id
