@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import msgspec
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from clawplane.api.app import build_app
@@ -267,7 +267,7 @@ class Plane:
     """A control plane and its ends."""
 
     flows: Flows
-    app: Starlette
+    app: ASGIApp
     store: Store
     clock: Clock
     directory: Path
@@ -307,6 +307,7 @@ def _host_work(directory: Path, store: Store, leases: Leases, clock: Clock, ids:
         tasks=store.host_tasks,
         events=store.task_events,
         conversations=store.agent_sessions,
+        outbox=store.outbox,
         pollers=Pollers(store.host_tasks, store.wakeups, clock),
         leases=leases,
         sealing=KeyFileSealing.open(directory / "sealing.key"),

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 import clawplane
 from clawplane import exports
@@ -91,7 +91,7 @@ class Exporter:
 class ControlPlane:
     """A control plane that is open: its application, and the admin key when this start generated one."""
 
-    app: Starlette
+    app: ASGIApp
     access: Access
     leases: Leases
     host: HostWork

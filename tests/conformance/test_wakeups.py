@@ -62,3 +62,16 @@ async def test_a_cancelled_wait_leaves_its_notify_to_the_next(bench: Any) -> Non
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert await listener.wait(0)
+
+
+async def test_what_tells_of_a_notify_leaves_it_to_a_wait(bench: Any) -> None:
+    listener = bench.store.wakeups.listen("queue")
+    told = listener.told()
+    assert not told.done()
+    bench.store.wakeups.notify("queue")
+    await told
+    assert listener.told().done()
+    assert await listener.wait(0)
+    assert not listener.told().done()
+    listener.close()
+    assert listener.told().done()

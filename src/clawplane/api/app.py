@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from clawplane.api import openapi
@@ -31,7 +32,7 @@ LinkEndpoint = Callable[[WebSocket], Awaitable[None]]
 LINK_PATH = "/v1/runner/link"
 
 
-def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
+def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> ASGIApp:
     """Return the ASGI application; starting and stopping the flows is the caller's."""
     metrics = Metrics()
     table = [*coreclaw.operations(), *native.operations(metrics)]
@@ -40,17 +41,18 @@ def build_app(flows: Flows, link_endpoint: LinkEndpoint) -> Starlette:
     paths += routes([*table, _document_operation(table, flows.version)], flows)
     paths += mcp_routes(flows)
     paths.append(WebSocketRoute(LINK_PATH, link_endpoint))
-    return Starlette(
+    app = Starlette(
         routes=paths,
-        middleware=[*_task_api(flows, metrics), Middleware(Edge, limits=flows.limits, metrics=metrics)],
+        middleware=[Middleware(Edge, limits=flows.limits, metrics=metrics)],
         exception_handlers={HTTPException: answer_unrouted},
     )
+    return _task_api(app, flows, metrics)
 
 
-def _task_api(flows: Flows, metrics: Metrics) -> list[Middleware]:
-    """Return what answers the Task API's paths before the edge sees them."""
+def _task_api(app: ASGIApp, flows: Flows, metrics: Metrics) -> ASGIApp:
+    """Answer the Task API's paths before anything else sees them."""
     if flows.host is None:
-        return []
+        return app
     options = flows.task_api
     house = TaskHouse(
         host=flows.host,
@@ -62,7 +64,7 @@ def _task_api(flows: Flows, metrics: Metrics) -> list[Middleware]:
         notifier=flows.notifier,
         options=options,
     )
-    return [Middleware(TaskApi, house=house, metrics=metrics)]
+    return TaskApi(app, house=house, metrics=metrics)
 
 
 def _document_operation(table: list[Operation], version: str) -> Operation:

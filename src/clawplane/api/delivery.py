@@ -34,7 +34,7 @@ _NOTHING: Final = struct.pack("i", 0)
 class Connection:
     """One client's connection; made by the server's protocol, used by one request at a time."""
 
-    __slots__ = ("_gone", "_loop", "_lost", "_transport", "_waiting", "leaving", "stall_seconds")
+    __slots__ = ("_gone", "_loop", "_lost", "_transport", "_waiting", "leaving", "stall_seconds", "whole")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -44,6 +44,8 @@ class Connection:
         self._lost = False
         self.leaving = False
         """Whether the server is about to stop, so that it closes the connection behind the next answer."""
+        self.whole = False
+        """Whether all of the request is here, to the end of its body."""
         self.stall_seconds = STALL_SECONDS
 
     # what a request asks
@@ -59,6 +61,9 @@ class Connection:
         """Return whether everything that was written has been acknowledged; False once the connection is lost."""
         if self._is_lost() or self._transport.is_closing():
             return False
+        await asyncio.sleep(0)  # what was written goes out at the end of the loop's turn
+        if not self._is_lost() and not self._outstanding():
+            return True
         pause, stalled, left = 0.0, 0.0, 1 << 62
         while True:
             if await self._turn(pause):

@@ -130,6 +130,7 @@ class BoundedHead(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count a new head."""
         self._counted = 0
+        self._connection.whole = False
         if self._timer is None:
             self._expect_head()
         super().on_message_begin()
@@ -152,6 +153,7 @@ class BoundedHead(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Begin anew."""
         self._counted = 0
+        self._connection.whole = True
         super().on_message_complete()
 
     def end(self) -> None:

@@ -6,6 +6,7 @@ milliseconds) so that expiry can be tested without waiting.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -317,6 +318,10 @@ class Blobs(Protocol):
 
 class Wakeup(Protocol):
     """A place to wait for something to have happened since the last wait."""
+
+    def told(self) -> asyncio.Future[None]:
+        """Return what is done once something has happened that no wait has taken, or when closed; never cancel it."""
+        ...
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Return True once notified since the last wait, False after `timeout` seconds."""

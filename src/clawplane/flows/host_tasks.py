@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from clawplane.domain.host_ports import (
     AgentSessions,
     Claimed,
     HostTasks,
+    Outbox,
     Poll,
     Reported,
     Retention,
@@ -53,9 +54,11 @@ from clawplane.domain.leases import LeaseView
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
 from clawplane.domain.tool_uses import Decide, ToolUse
+from clawplane.domain.waiting import first_of
 from clawplane.flows import channels, tool_uses
 from clawplane.flows.explain import Explanation, explain
 from clawplane.flows.leases import Leases
+from clawplane.flows.polled_questions import PolledQuestions
 from clawplane.flows.pollers import Pollers
 from clawplane.flows.questions import AnswerRules, Questions
 
@@ -115,6 +118,7 @@ class HostWork:
         tasks: HostTasks,
         events: TaskEvents,
         conversations: AgentSessions,
+        outbox: Outbox,
         pollers: Pollers,
         leases: Leases,
         sealing: Sealing,
@@ -137,12 +141,14 @@ class HostWork:
             public_url=rules.public_url, seconds=rules.answer_seconds, default_channel=rules.default_channel
         )
         self.questions = Questions(sealing, clock, answers)
+        self.polled = PolledQuestions(outbox, self.questions, wakeups, clock)
         self._closing = asyncio.get_running_loop().create_future()
 
     async def leave(self) -> None:
         """Answer everybody who waits with what there is: the server is leaving. Safe to call twice."""
         if not self._closing.done():
             self._closing.set_result(None)
+        self.polled.leave()
         await self.pollers.close()
 
     # submitting
@@ -217,7 +223,8 @@ class HostWork:
                 left = until - self._clock.monotonic()
                 if left <= 0 or leaving.done() or self._closing.done():
                     return Fetched(status=outlook.status or TaskStatus.RUNNING)
-                await _first_of(wakeup.wait(left), leaving, self._closing)
+                await first_of(wakeup.told(), leaving, self._closing, seconds=left)
+                await wakeup.wait(0)
                 # what wakes is nearly always the result itself, so it is asked for without another look
                 outlook = msgspec.structs.replace(outlook, ready=True)
         finally:
@@ -350,7 +357,8 @@ class HostWork:
                 left = until - self._clock.monotonic()
                 if result is not None or left <= 0 or self._closing.done():
                     return result
-                await _first_of(wakeup.wait(left), self._closing)
+                await first_of(wakeup.told(), self._closing, seconds=left)
+                await wakeup.wait(0)
         finally:
             wakeup.close()
 
@@ -362,12 +370,12 @@ class HostWork:
 
     async def tool_uses(self, task: HostTask, *, reachable: bool = False) -> tuple[ToolUse, ...]:
         """Return the tool uses of a running agent that wait for a person; see flows/tool_uses."""
-        return await tool_uses.waiting_of(self._leases, task, reachable=reachable)
+        return await tool_uses.waiting_of(self._leases, self.polled, task, reachable=reachable)
 
     async def decide_tool(self, task: HostTask, tool_use: str, *, allowed: bool, by: str, reason: str = "") -> None:
         """Let a tool use go on, or refuse it; recorded with who said so. Raises Conflict when it does not wait."""
         told = reason or f"{'Allowed' if allowed else 'Refused'} by {by}."
-        await tool_uses.decide(self._leases, task, Decide(id=tool_use, allowed=allowed, reason=told))
+        await tool_uses.decide(self._leases, self.polled, task, Decide(id=tool_use, allowed=allowed, reason=told))
         word = "task.tool-approved" if allowed else "task.tool-refused"
         about = {"toolUse": tool_use, "by": by}
         await self.reported_event(event_of(task, word, at=self._clock.now_ms(), details=about))
@@ -396,12 +404,3 @@ def lease_ms_of(work: Work) -> int:
         return work.timeout + AGENT_GRACE_MS + LEASE_GRACE_MS
     own = work.timeout if isinstance(work, Command) else RUNNER_TIMEOUT_MS
     return own + LEASE_GRACE_MS
-
-
-async def _first_of(waiting: Awaitable[object], *others: asyncio.Future[Any]) -> None:
-    waits = asyncio.ensure_future(waiting)
-    try:
-        await asyncio.wait([waits, *others], return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        if not waits.done():
-            waits.cancel()

@@ -75,6 +75,13 @@ class Database(Protocol):
         """Return what `view` sees; it sees every write that was answered before."""
         ...
 
+    async def glance(self, name: str, params: Params = NO_PARAMS) -> list[Row]:
+        """Return the rows of one named statement that finds a few by a key, by the shortest way.
+
+        It sees every write that was answered before. On SQLite the event loop waits for it, so it must not walk.
+        """
+        ...
+
     async def compact(self) -> None:
         """Give space that is free inside the database back to the system; others may read and write meanwhile."""
         ...

@@ -94,13 +94,9 @@ class SqlHostTasks:
 
     async def outlook(self, task: TaskId) -> Outlook:
         """Return what a fetch of the Task API would find."""
-
-        async def view(tx: Transaction) -> Outlook:
-            there, fetched, status = (await tx.fetch("host_outlook", {"task": plain(task)}))[0]
-            known = None if status is None or fetched else TaskStatus(status)
-            return Outlook(status=known, ready=there is not None and not fetched)
-
-        return await self._database.read(view)
+        there, fetched, status = (await self._database.glance("host_outlook", {"task": plain(task)}))[0]
+        known = None if status is None or fetched else TaskStatus(status)
+        return Outlook(status=known, ready=there is not None and not fetched)
 
     async def page(self, filter_: TaskFilter, *, limit: int, before: JobId | None) -> list[HostTask]:
         """Return tasks, newest first, before a job id."""

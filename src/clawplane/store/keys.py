@@ -87,12 +87,8 @@ class SqlKeys:
 
     async def by_digest(self, digest: bytes) -> ApiKey | None:
         """Return the key with this digest, revoked or not."""
-
-        async def view(tx: Transaction) -> ApiKey | None:
-            row = await first(tx.fetch("key_by_digest", {"digest": digest}))
-            return None if row is None else _key(row)
-
-        return await self._database.read(view)
+        row = await first(self._database.glance("key_by_digest", {"digest": digest}))
+        return None if row is None else _key(row)
 
     async def all(self) -> list[ApiKey]:
         """Return all keys, newest first."""

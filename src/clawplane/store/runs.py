@@ -114,12 +114,8 @@ class SqlRuns:
 
     async def find(self, slug: str) -> Run | None:
         """Return one run."""
-
-        async def view(tx: Transaction) -> Run | None:
-            row = await first(tx.fetch("find_run", {"slug": slug}))
-            return None if row is None else _run(row)
-
-        return await self._database.read(view)
+        row = await first(self._database.glance("find_run", {"slug": slug}))
+        return None if row is None else _run(row)
 
     async def last(self, *, owner: str, worker: WorkerSlug | None) -> Run | None:
         """Return the most recently created run of an owner, or of one Worker by that owner."""

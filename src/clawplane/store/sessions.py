@@ -251,12 +251,8 @@ class SqlSessions:
 
     async def find(self, session_id: str) -> Session | None:
         """Return one session."""
-
-        async def view(tx: Transaction) -> Session | None:
-            row = await first(tx.fetch("find_session", {"id": session_id}))
-            return None if row is None else _session(row)
-
-        return await self._database.read(view)
+        row = await first(self._database.glance("find_session", {"id": session_id}))
+        return None if row is None else _session(row)
 
     async def page(
         self, *, owner: str | None, state: SessionState | None, name: str, limit: int, offset: int

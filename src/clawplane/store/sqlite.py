@@ -81,22 +81,22 @@ class SqliteTransaction:
     """The statements of one connection, by name."""
 
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, Query]) -> None:
-        self._connection = connection
+        self.connection = connection
         self._texts = {name: query.sql for name, query in queries.items()}
         self._values = {name: _picker(query.params) for name, query in queries.items()}
 
     async def fetch(self, name: str, params: Params = NO_PARAMS) -> list[Row]:
         """Run the named statement and return its rows."""
-        return self._connection.execute(self._texts[name], self._values[name](params)).fetchall()
+        return self.connection.execute(self._texts[name], self._values[name](params)).fetchall()
 
     async def execute(self, name: str, params: Params = NO_PARAMS) -> int:
         """Run the named statement and return the number of rows it changed."""
-        return self._connection.execute(self._texts[name], self._values[name](params)).rowcount
+        return self.connection.execute(self._texts[name], self._values[name](params)).rowcount
 
     async def many(self, name: str, rows: Sequence[Sequence[object]]) -> None:
         """Run the named statement once per row of values."""
         if rows:
-            self._connection.executemany(self._texts[name], rows)
+            self.connection.executemany(self._texts[name], rows)
 
 
 def _picker(names: tuple[str, ...]) -> Any:
@@ -226,33 +226,46 @@ class _Readers:
         self._queries = queries
         self._busy_seconds = busy_seconds
         self._local = threading.local()
+        self._on_loop: SqliteTransaction | None = None
         self._opened: list[sqlite3.Connection] = []
         self._pool = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
 
     async def read(self, view: View[R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._look, view)
 
-    def _look(self, view: View[R]) -> R:
+    def glance(self, name: str, params: Params) -> list[Row]:
+        """Run one statement on the caller's thread, which is the event loop's: handing it over takes longer."""
         try:
-            connection, tx = self._own()
-            connection.execute("BEGIN")
-            try:
-                return drive(view(tx))
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+            if self._on_loop is None:
+                self._on_loop = self._open()
+            return drive(self._on_loop.fetch(name, params))
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
 
-    def _own(self) -> tuple[sqlite3.Connection, SqliteTransaction]:
-        own: tuple[sqlite3.Connection, SqliteTransaction] | None = getattr(self._local, "own", None)
+    def _look(self, view: View[R]) -> R:
+        try:
+            tx = self._own()
+            tx.connection.execute("BEGIN")
+            try:
+                return drive(view(tx))
+            finally:
+                if tx.connection.in_transaction:
+                    tx.connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    def _own(self) -> SqliteTransaction:
+        own: SqliteTransaction | None = getattr(self._local, "own", None)
         if own is None:
-            connection = _open(self._path, self._busy_seconds)
-            connection.execute("PRAGMA query_only=1")
-            connection.execute("PRAGMA cache_size=-4096")
-            self._opened.append(connection)
-            own = self._local.own = connection, SqliteTransaction(connection, self._queries)
+            own = self._local.own = self._open()
         return own
+
+    def _open(self) -> SqliteTransaction:
+        connection = _open(self._path, self._busy_seconds)
+        connection.execute("PRAGMA query_only=1")
+        connection.execute("PRAGMA cache_size=-4096")
+        self._opened.append(connection)
+        return SqliteTransaction(connection, self._queries)
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -288,6 +301,12 @@ class SqliteDatabase:
         if self._closed:
             raise Unavailable("The store is closed.")
         return await self._readers.read(view)
+
+    async def glance(self, name: str, params: Params = NO_PARAMS) -> list[Row]:
+        """Return the rows of one statement that finds a few by a key."""
+        if self._closed:
+            raise Unavailable("The store is closed.")
+        return self._readers.glance(name, params)
 
     async def compact(self) -> None:
         """Give free pages back to the file system, some per commit, so that others write in between."""

@@ -5,37 +5,49 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+from clawplane.domain.waiting import first_of
+
 
 class LocalWakeup:
     """One listener; see ports.Wakeup."""
 
     def __init__(self, listeners: set[LocalWakeup]) -> None:
         self._listeners = listeners
-        self._event = asyncio.Event()
+        self._told = False
         self._closed = False
+        self._future: asyncio.Future[None] | None = None
         listeners.add(self)
 
     def notify(self) -> None:
         """Remember that something happened."""
-        self._event.set()
+        self._told = True
+        if self._future is not None:
+            if not self._future.done():
+                self._future.set_result(None)
+            self._future = None
+
+    def told(self) -> asyncio.Future[None]:
+        """Return what is done once there is a notify that no wait has taken, or when closed."""
+        if self._future is None or self._future.done():
+            self._future = asyncio.get_running_loop().create_future()
+            if self._told or self._closed:
+                self._future.set_result(None)
+        return self._future
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Return True once notified since the last wait, False after `timeout` seconds or when closed."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._event.wait()
-        except TimeoutError:
-            return False
+        if not (self._told or self._closed) and (timeout is None or timeout > 0):
+            await first_of(self.told(), seconds=timeout)
         if self._closed:
             return False
-        self._event.clear()
-        return True
+        told, self._told = self._told, False
+        return told
 
     def close(self) -> None:
         """Stop listening; whoever waits gets False."""
         self._closed = True
         self._listeners.discard(self)
-        self._event.set()
+        self.notify()
 
 
 class LocalWakeups:

@@ -84,7 +84,6 @@ def work_of_a_claim(directory: Path, waiting: int) -> int:
     connection = sqlite3.connect(directory / f"{waiting}.db", isolation_level=None)
     migrate(connection)
     tx = SqliteTransaction(connection, load_queries("sqlite"))
-    connection.execute("BEGIN")
     made = [new_task(number + 1) for number in range(waiting)]
     connection.execute("BEGIN")  # one commit for all of them: the disk is not what is measured
     drive(host_submits.submit(tx, [host_submits.NewSubmission(new, 1) for new in made]))

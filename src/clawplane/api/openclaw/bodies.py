@@ -51,11 +51,16 @@ class BadJson(InvalidArgument):
 
 
 async def read_json(
-    headers: Mapping[bytes, bytes], receive: Receive, taken: Callable[[], None] | None = None
+    headers: Mapping[bytes, bytes],
+    receive: Receive,
+    taken: Callable[[], None] | None = None,
+    *,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Return the members of the body; without the media type of JSON, or as an array, it counts as having none.
 
-    `taken` is called once nothing of the body is left to come. Raises BadJson, TooLarge, UnsupportedMedia, or Hung.
+    `taken` is called once nothing of the body is left to come; `whole` says that it is all here, so that nothing is
+    waited for. Raises BadJson, TooLarge, UnsupportedMedia, or Hung.
     """
     kind = headers.get(b"content-type", b"")
     if kind != b"application/json":
@@ -69,7 +74,7 @@ async def read_json(
     length = headers.get(b"content-length")
     if packing == b"identity" and length is not None and length.isdigit() and int(length) > MAX_BODY:
         raise _too_large()
-    data = await _read(receive)
+    data = await (_read(receive) if whole else _read_in_time(receive))
     if taken is not None:
         taken()
     if packing != b"identity" and data:
@@ -105,23 +110,27 @@ def _charset(kind: bytes) -> str:
     return name
 
 
+async def _read_in_time(receive: Receive) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read(receive)
+    except TimeoutError:
+        raise InvalidArgument(f"The request body did not end within {BODY_SECONDS:g} s.") from None
+
+
 async def _read(receive: Receive) -> bytes:
     pieces: list[bytes] = []
     size, more = 0, True
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    raise Hung
-                piece = message.get("body", b"")
-                more = message.get("more_body", False)
-                size += len(piece)
-                if size > MAX_BODY:
-                    raise _too_large()
-                pieces.append(piece)
-    except TimeoutError:
-        raise InvalidArgument(f"The request body did not end within {BODY_SECONDS:g} s.") from None
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Hung
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise _too_large()
+        pieces.append(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -123,7 +123,9 @@ class Visit:
 
     async def json(self) -> dict[str, Any]:
         """Return the members of the body."""
-        return await read_json(self.headers, self.receive, self._taken)
+        connection = self.connection
+        whole = connection is not None and connection.whole
+        return await read_json(self.headers, self.receive, self._taken, whole=whole)
 
     def _taken(self) -> None:
         self.read = True
