@@ -8,12 +8,16 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from clawplane.sandbox import cgroup_files
 from clawplane.sandbox.cgroups import Group
 
 MemberReason = Literal["exit", "signal", "memory", "killed", "lost"]
+
+_FLAGS: Final = 5
+"""Where /proc/PID/stat has a process's flags, behind its name and state."""
+_PF_EXITING: Final = 0x4
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ class Member:
         """How it ended, None while it lives."""
         return self._end.result() if self._end.done() else None
 
+    @property
+    def ending(self) -> bool:
+        """Tell whether it has ended, or the kernel is about to clear it away; what it held may be closed already."""
+        return self._end.done() or _exits(self.host_pid)
+
     def send(self, number: int) -> None:
         """Signal exactly this process; nothing happens when it has ended."""
         if self._pidfd is not None:
@@ -82,6 +91,15 @@ class Member:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+
+
+def _exits(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, *fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return state in b"ZX" or bool(int(fields[_FLAGS]) & _PF_EXITING)
 
 
 def close_all(descriptors: Sequence[int]) -> None:

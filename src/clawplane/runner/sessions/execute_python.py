@@ -22,7 +22,6 @@ from clawplane.sandbox.repl_wire import Done
 from clawplane.sandbox.resident import MemberEnd
 
 _END_SECONDS: Final = 5.0
-_OWN_END_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,8 @@ async def execute_python(residence: Residence, interpreter: Interpreter, running
         if talking.done() and not talking.exception():
             done = talking.result()
         if done is None or done.broken:
-            # its socket closes a moment before its end is known, and its own reason is the better one
-            await asyncio.wait([dying], timeout=_OWN_END_SECONDS)
+            if member.ending:  # its socket closes before its end is told, and its own reason is the better one
+                await asyncio.wait([dying], timeout=_END_SECONDS)
             await residence.resident.kill_tree(member)
             async with asyncio.timeout(_END_SECONDS):
                 await dying

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import resource
+import signal
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from clawplane.domain.asks import Interrupt, Reset, Sleep
+from clawplane.domain.asks import Interrupt, Reset, Sleep, WriteFile
 
 
 async def test_the_value_of_the_last_expression_is_a_result(stay):
@@ -79,6 +83,24 @@ async def test_an_interpreter_that_crashes_is_told_with_the_signal(stay):
     assert result.status == "exited"
     assert "SIGSEGV" in result.error
     assert (await stay.python("1")).status == "ok"
+
+
+async def test_why_an_interpreter_ended_is_told_however_late_its_parent_tells_of_it(stay):
+    await stay.python("1")
+    member = stay.job._live.python._interpreter.member
+    code = "import os\nprint('begun', flush=True)\nwhile not os.path.exists('go'): pass\nos.kill(os.getpid(), 9)"
+    running = stay.start(code)
+    await running.until(lambda: any(event.type == "stdout" for event in running.events))
+    parent = int(Path(f"/proc/{member.host_pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGSTOP)
+    await stay.ask("write", WriteFile(path="go")).feed(b"1").answer()
+    answer = asyncio.ensure_future(running.answer())
+    while not member.ending:
+        await asyncio.sleep(0)
+    await asyncio.wait([answer], timeout=0.5)
+    assert not answer.done()
+    os.kill(parent, signal.SIGCONT)
+    assert (await answer).error == "Error: the interpreter was killed by SIGKILL"
 
 
 async def test_an_interpreter_that_was_lost_while_nobody_asked_is_told_to_who_asks_next(stay):
