@@ -12,6 +12,7 @@ from clawplane.cli.ending import run
 from clawplane.cli.output import show_json, show_table
 from clawplane.client.host_tasks import HostRunner, Runner
 from clawplane.domain.errors import NotImplementedHere
+from clawplane.domain.ids import POLLS
 
 
 def runners(*, json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
@@ -49,7 +50,7 @@ async def _hosts(api: Api) -> dict[str, HostRunner]:
 
 
 def _bare(runner: str) -> str:
-    return runner.removeprefix("poll:")
+    return runner.removeprefix(POLLS)
 
 
 def _row(runner: Runner, host: HostRunner | None, now: float) -> list[object]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import threading
-from typing import NewType
+from typing import Final, NewType
 
 WorkerSlug = NewType("WorkerSlug", str)
 RunSlug = NewType("RunSlug", str)
 RunnerId = NewType("RunnerId", str)
 JobId = NewType("JobId", int)
 """A subtask's id is its job's id: one integer below 2^53, shown as a decimal string."""
+POLLS: Final = "poll:"
+"""How the ids of runners begin that poll a Task API; those on the link have ULIDs."""
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")

@@ -49,7 +49,7 @@ from clawplane.domain.host_tasks import (
     Work,
 )
 from clawplane.domain.host_trail import event_of
-from clawplane.domain.ids import JobId, JobIds, RunnerId
+from clawplane.domain.ids import POLLS, JobId, JobIds, RunnerId
 from clawplane.domain.leases import LeaseView
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
@@ -314,7 +314,7 @@ class HostWork:
     async def _stop(self, task: HostTask, leases: Sequence[LeaseView]) -> None:
         """Tell linked runners to stop; what a mere poller runs cannot be reached, so its task ends here and now."""
         self._leases.cancel(leases, task.reason or "cancelled")
-        if any(lease.confirmed and lease.runner.startswith("poll:") for lease in leases):
+        if any(lease.confirmed and lease.runner.startswith(POLLS) for lease in leases):
             told = TaskReport(exit_code=-1, error="Cancelled", stderr="Cancelled")
             await self._tasks.report(task.id, told, now=self._clock.now_ms())
 

@@ -22,15 +22,14 @@ import msgspec
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import NotFound
 from clawplane.domain.host_tasks import Reach, TaskId
-from clawplane.domain.ids import JobId, RunnerId
+from clawplane.domain.ids import POLLS, JobId, RunnerId
 from clawplane.domain.leases import RunnerRecord
 from clawplane.domain.ports import Queue
 from clawplane.flows.host_tasks import HostWork
 
 _log = logging.getLogger(__name__)
 
-PREFIX: Final = "poll:"
-ANONYMOUS: Final = RunnerId(f"{PREFIX}anonymous")
+ANONYMOUS: Final = RunnerId(f"{POLLS}anonymous")
 
 _SEEN_EVERY: Final = 5.0
 _REMEMBERED: Final = 4096

@@ -25,11 +25,11 @@ from clawplane.domain.host_tasks import (
     Target,
     TaskEvent,
 )
+from clawplane.domain.ids import POLLS
 from clawplane.domain.leases import RunnerRecord
 from clawplane.flows.explain import Explanation
 
 _SUMMARY: Final = 200
-_POLLS: Final = "poll:"
 
 
 class HostTaskBody(Struct, kw_only=True):
@@ -277,8 +277,8 @@ def explanation_body(task: HostTask, why: Explanation) -> ExplanationBody:
 def runner_body(record: RunnerRecord, running: int) -> HostRunnerBody:
     """Return a runner as it is shown."""
     return HostRunnerBody(
-        id=record.id.removeprefix(_POLLS),
-        kind="poll" if record.id.startswith(_POLLS) else "link",
+        id=record.id.removeprefix(POLLS),
+        kind="poll" if record.id.startswith(POLLS) else "link",
         name=record.name,
         version=record.version,
         takes=sorted(caps.removeprefix("host@") for caps in record.capabilities if caps.startswith("host@")),

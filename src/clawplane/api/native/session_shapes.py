@@ -213,15 +213,6 @@ class ExecBody(Struct, frozen=True, kw_only=True):
     stream: str = "none"
 
 
-class PlainError(Struct, frozen=True, kw_only=True):
-    """A refusal; of a tool it has empty stdout and stderr beside it."""
-
-    error: str
-    code: str
-    hint: str
-    request_id: str
-
-
 def session_body(session: Session, live: LiveState | None, executing: int) -> SessionBody:
     """Return a session as it is shown."""
     state = live or LiveState(state=session.state)

@@ -19,8 +19,8 @@ from clawplane.api.openclaw.visits import Query, Reply, Visit, answer
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.domain.host_ports import Claimed, Poll
 from clawplane.domain.host_tasks import GROUPS, HOST_SILENCE_MS, Reach, TaskId
-from clawplane.domain.ids import RunnerId
-from clawplane.flows.polling_runners import ANONYMOUS, PREFIX, HeldTask
+from clawplane.domain.ids import POLLS, RunnerId
+from clawplane.flows.polling_runners import ANONYMOUS, HeldTask
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _asked(query: Query) -> Poll:
 
 
 def _id_of(runner: str) -> RunnerId:
-    return RunnerId(f"{PREFIX}{named(runner, 'runnerId')}") if runner else ANONYMOUS
+    return RunnerId(f"{POLLS}{named(runner, 'runnerId')}") if runner else ANONYMOUS
 
 
 def _reach(runner: str, capabilities: str, labels: str, name: str) -> Reach:
@@ -188,8 +188,8 @@ async def list_runners(visit: Visit) -> Reply:
         {
             "runners": [
                 {
-                    "id": record.id.removeprefix(PREFIX),
-                    "kind": "poll" if record.id.startswith(PREFIX) else "link",
+                    "id": record.id.removeprefix(POLLS),
+                    "kind": "poll" if record.id.startswith(POLLS) else "link",
                     "name": record.name,
                     "version": record.version,
                     "capabilities": list(record.capabilities),
