@@ -73,6 +73,8 @@ class Callbacks:
         self._clock = clock
         self._pause = pause
         self._running: dict[_Lane, asyncio.Task[None]] = {}
+        self._left: set[str] = set()
+        """Parcels whose delivery has ended since the outbox was looked into: what was read of them is old."""
         self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -121,7 +123,10 @@ class Callbacks:
     async def _look(self) -> float | None:
         """Start what is due; return the seconds until something else is, None when that will be told."""
         now = self._clock.now_ms()
+        self._left.clear()
         for parcel in await self._outbox.due(now=now + _HORIZON_MS, limit=_LOOKED_AT):
+            if parcel.id in self._left:
+                continue  # whoever left it has asked for another look
             if parcel.next_at > now:
                 return (parcel.next_at - now) / 1000
             lane = (parcel.way, parcel.destination)
@@ -142,6 +147,7 @@ class Callbacks:
             await self._pause(_DEFECT_SECONDS)
         finally:
             del self._running[lane]
+            self._left.add(parcel.id)
             self._wakeups.notify(channels.CALLBACKS)
 
     async def _try_until_free(self, parcel: Parcel) -> None:

@@ -180,10 +180,13 @@ async def test_what_was_delivered_while_the_outbox_was_looked_into_is_not_delive
         while not house.callbacks_run():
             await asyncio.sleep(0)
         outbox.held = asyncio.Event()
+        house.clock.advance(1.0)
         second = await house.end_a_task("second")  # somebody looks into the outbox, where the first one still is
         await outbox.read.wait()
         answered.set()
         await house.trail(first, "callback.sent")
+        while house.callbacks_run():
+            await asyncio.sleep(0)
         outbox.held.set()
         await house.trail(second, "callback.sent")
         assert [heard.json["content"] for heard in chat.heard] == ["first", "second"]
