@@ -191,6 +191,7 @@ async def task_plane(
         tasks=store.host_tasks,
         events=store.task_events,
         conversations=store.agent_sessions,
+        outbox=store.outbox,
         pollers=Pollers(store.host_tasks, store.wakeups, clock),
         leases=leases,
         sealing=KeyFileSealing.open(directory / "seal.key"),

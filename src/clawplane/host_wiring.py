@@ -56,6 +56,7 @@ async def host_plane(
         tasks=store.host_tasks,
         events=store.task_events,
         conversations=store.agent_sessions,
+        outbox=store.outbox,
         pollers=pollers,
         leases=leases,
         sealing=sealing,

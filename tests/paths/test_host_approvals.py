@@ -32,16 +32,15 @@ async def outside() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-def hosting(make_plane: Callable[..., Any], outside: Receiver, tmp_path: Path) -> Any:
-    """Return a running clawplane that does host tasks, with a stub of Claude that wants to use one tool."""
-    plane = make_plane()
+def around(outside: Receiver, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of server and runners, with a stub of Claude that wants to use one tool."""
     calls, home, programs = (tmp_path / name for name in ("calls", "home", "bin"))
     for directory in (calls, home, programs):
         directory.mkdir()
     program = programs / "claude"
     program.write_text(f"#!{sys.executable} -IS\n{STUB.read_text(encoding='utf-8')}", encoding="utf-8")
     program.chmod(0o755)
-    more = {
+    return {
         "CALLBACK_API_BASE_URL": outside.url,
         "CALLBACK_BOT_TOKEN": "bot-token",
         "CLAWPLANE_WEBHOOK_PRIVATE": "1",
@@ -53,16 +52,14 @@ def hosting(make_plane: Callable[..., Any], outside: Receiver, tmp_path: Path) -
         "STUB_DO": "tool",
         "HOME": str(home),
     }
-    plane.spawn(
-        "up",
-        "--port",
-        str(plane.port),
-        "--data",
-        str(plane.data),
-        "--host-tasks",
-        until="Ready:",
-        environment=plane.environment | more,
-    )
+
+
+@pytest.fixture
+def hosting(make_plane: Callable[..., Any], around: dict[str, str]) -> Any:
+    """Return a running clawplane that does host tasks."""
+    plane = make_plane()
+    where = ("--port", str(plane.port), "--data", str(plane.data))
+    plane.spawn("up", *where, "--host-tasks", until="Ready:", environment=plane.environment | around)
     return plane
 
 
@@ -137,3 +134,22 @@ async def test_a_chat_asks_about_each_tool_of_claude_and_the_agent_hears_the_ans
             assert (await result(api, task))["stdout"] == said
         hooked = [json.loads(each.body) for each in outside.heard if each.target.startswith("/hooks")]
         assert not any("approvals/" in json.dumps(each) for each in hooked)  # an agent would read it there
+
+
+async def test_an_agent_on_a_runner_that_polls_is_answered_as_well(
+    make_plane: Callable[..., Any], around: dict[str, str], outside: Receiver, tmp_path: Path
+) -> None:
+    plane = make_plane()
+    environment = plane.environment | around | {"WORKER_URL": plane.url, "WORKER_TOKEN": "worker-token-of-this-test"}
+    where = ("--port", str(plane.port), "--data", str(plane.data))
+    plane.spawn("serve", *where, until="listens on", environment=environment)
+    plane.spawn("worker", "--data", str(tmp_path / "worker"), until="This runner polls", environment=environment)
+    async with client(plane, headers={"Authorization": f"Bearer {plane.key}"}) as api, client(plane) as person:
+        hook = f"{outside.url}/hook"
+        task = await submit(api, type="claude-cli", prompt="clean up", approval="tools", callback_url=hook)
+        (heard, *_) = await outside.until(1, lambda each: each.target == "/hook")
+        assert heard.json["question"]["toolUse"]
+        listed = (await api.get(f"/v1/host/tasks/{task}/tool-uses")).json()["data"]["list"]
+        assert [use["id"] for use in listed] == [heard.json["question"]["toolUse"]]
+        assert (await person.post(heard.json["answerUrl"], json={"answer": "yes"})).status_code == 200
+        assert (await result(api, task))["stdout"] == "ran: allow"

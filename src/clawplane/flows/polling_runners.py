@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Final
 
 import msgspec
 
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import NotFound
-from clawplane.domain.host_tasks import Reach, TaskId
+from clawplane.domain.errors import Conflict, NotFound
+from clawplane.domain.host_tasks import Reach, TaskId, TaskStatus
 from clawplane.domain.ids import POLLS, JobId, RunnerId
 from clawplane.domain.leases import RunnerRecord
 from clawplane.domain.ports import Queue
+from clawplane.domain.tool_uses import Decide, ToolUse
 from clawplane.flows.host_tasks import HostWork
 
 _log = logging.getLogger(__name__)
@@ -104,6 +105,20 @@ class PollingRunners:
         if stock.lost:
             _log.warning("runner %s lost %d tasks: %s", runner, len(stock.lost), ", ".join(stock.lost))
         return Inventory(taken=stock.taken, number=stock.number)
+
+    async def ask(
+        self, task_id: TaskId, claim: int, use: ToolUse, *, told: bool, seconds: float, gone: Awaitable[object]
+    ) -> Decide | None:
+        """Return a person's word about a tool use of a task that its runner holds; None: not within `seconds`.
+
+        Raises NotFound, and Conflict when the task is not the caller's under this claim any more.
+        """
+        task = await self._host.find(task_id)
+        holder = RunnerId(task.runner or "")
+        beat = await self._queue.heartbeat(holder, [(task.job, claim)], now=self._clock.now_ms())
+        if task.status is not TaskStatus.RUNNING or not holder.startswith(POLLS) or beat.lost:
+            raise Conflict("This task is not held under this claim.")
+        return await self._host.polled.ask(task, use, told=told, seconds=seconds, gone=gone)
 
     async def all(self) -> list[RunnerRecord]:
         """Return every runner that takes or took host tasks, linked or polling."""

@@ -5,7 +5,7 @@ Additive lines stand below the old ones of their group.
 
 from __future__ import annotations
 
-from clawplane.api.openclaw import fetching, notifying, polling, reading, recent, reporting, submitting
+from clawplane.api.openclaw import asking, fetching, notifying, polling, reading, recent, reporting, submitting
 from clawplane.api.openclaw.visits import Handler, Line
 from clawplane.domain.access import Scope
 
@@ -39,6 +39,7 @@ def lines() -> list[Line]:
         _post("/worker/result", "worker.result", reporting.result, scope=_RUNNER),
         _post("/worker/event", "worker.event", reporting.event, scope=_RUNNER),
         _post("/worker/heartbeat", "worker.heartbeat", polling.heartbeat, scope=_RUNNER),
+        _post("/worker/ask", "worker.ask", asking.ask, scope=_RUNNER),
         _get("/health", "task_api.health", reading.health, scope=None),
         _get("/events", "events.list", reading.events),
         _get("/events/stats", "events.stats", reading.event_stats),

@@ -26,10 +26,12 @@ from clawplane.domain.callback_texts import message_of
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import HostSpec, TaskId, TaskReport
 from clawplane.domain.ids import RunnerId
+from clawplane.runner.host.agents.turn import AskPerson
 from clawplane.runner.host.callback_outbox import CallbackOutbox
 from clawplane.runner.host.doing import Voices
 from clawplane.runner.host.heartbeats import Heartbeats, Held
 from clawplane.runner.host.poll_settings import PollSettings
+from clawplane.runner.host.polled_asks import PolledAsks
 from clawplane.runner.host.reporting import Pause, Reporter
 from clawplane.runner.host.stopping import Stop
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed, Unauthorized
@@ -210,13 +212,21 @@ class Polling:
             return TaskReport(exit_code=1, error=task.problem, stderr=task.problem)
         _log.info("Task %s (%s) begins", task.id, task.spec.type.value)
         try:
-            report = await self._desk.execute(task.spec, held.stop, Voices(channel=task.channel or None))
+            report = await self._desk.execute(
+                task.spec, held.stop, Voices(channel=task.channel or None, ask=self._asks(task, held))
+            )
         except asyncio.CancelledError:  # it did not end in time, and nothing of it runs now
             killed = TaskReport(exit_code=_KILLED, error=f"Exit code {_KILLED}", stderr="The runner was stopped.")
             await self._desk.reporter.put(task.id, killed, claim=held.claim, attempt=task.attempt)
             raise
         _log.info("Task %s ended with exit code %s", task.id, report.exit_code)
         return report
+
+    def _asks(self, task: PolledTask, held: Held) -> AskPerson | None:
+        """Return whom an agent can ask; a server that gives no claims knows nobody."""
+        if held.claim is None:
+            return None
+        return PolledAsks(self._desk.api, task.id, lambda: held.claim, self._desk.pause).ask
 
     def _tells(self, task: PolledTask) -> bool:
         return self._settings.direct and task.direct_callback and bool(task.channel) and not task.server_tells

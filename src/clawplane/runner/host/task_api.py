@@ -99,8 +99,18 @@ class TaskApi:
             raise TaskApiFailed("the heartbeat was answered with no object")
         return told
 
-    async def _post(self, path: str, body: bytes) -> bytes:
-        seconds = SECONDS + len(body) / _UPLOAD_BYTES_A_SECOND
+    async def ask(self, body: bytes, *, seconds: float) -> Mapping[str, Any]:
+        """Ask a person something and return what the server knows after `seconds`; raises TaskApiFailed."""
+        try:
+            told = json.loads(await self._post("/worker/ask", body, more=seconds))
+        except (ValueError, RecursionError):
+            raise TaskApiFailed("the question was answered with no JSON") from None
+        if not isinstance(told, dict):
+            raise TaskApiFailed("the question was answered with no object")
+        return told
+
+    async def _post(self, path: str, body: bytes, *, more: float = 0.0) -> bytes:
+        seconds = SECONDS + more + len(body) / _UPLOAD_BYTES_A_SECOND
         status, answer = await self._request("POST", path, seconds=seconds, content=body)
         if not 200 <= status < 300:
             raise TaskApiFailed(f"{path} was answered with status {status}", status=status)
