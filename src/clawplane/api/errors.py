@@ -92,7 +92,7 @@ def answer_for(error: ClawplaneError) -> Answer:
 
 def is_native(path: str) -> bool:
     """Tell whether a path is of our own API."""
-    return path.startswith("/v1/") or path == "/v1"
+    return path.startswith("/v1/") or path in {"/v1", "/mcp"}
 
 
 def is_plain(path: str) -> bool:

@@ -31,6 +31,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from clawplane.api.errors import answer_for
 from clawplane.api.mcp.exchange import (
     KEEPALIVE,
     Asked,
@@ -43,6 +44,7 @@ from clawplane.api.mcp.exchange import (
     new_exchange,
 )
 from clawplane.api.mcp.server import Visitor
+from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 
 SESSION_HEADER: Final = "mcp-session-id"
@@ -186,7 +188,11 @@ async def _message(request: Request) -> dict[str, Any]:
         raise Rejected(415, failed(None, INVALID_REQUEST, "Content-Type must be application/json."))
     if not _takes(request, "application/json"):
         raise Rejected(406, failed(None, INVALID_REQUEST, "Accept must include application/json."))
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClawplaneError as error:  # too large, or too slow: said in the words of the protocol, so that models see it
+        status = answer_for(error).native_status
+        raise Rejected(status, failed(None, INVALID_REQUEST, f"{error.message} {error.hint}".strip())) from None
     try:
         if exceeds_depth(body, _MAX_DEPTH):
             raise Rejected(400, failed(None, PARSE_ERROR, f"The body nests deeper than {_MAX_DEPTH} levels."))
