@@ -7,6 +7,7 @@ then it is not read from until the relay has joined it to a `FarEnd`, or refuses
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from clawplane.egress import http_protocol
@@ -41,7 +42,7 @@ class Gatekeeper(Protocol):
         ...
 
 
-class Client(End):
+class Client(End, ABC):
     """One accepted connection; subclasses speak its protocol until it is joined to a far end."""
 
     def __init__(self, relay: Gatekeeper) -> None:
@@ -114,25 +115,25 @@ class Client(End):
             self.other.reset()
         self.reset()
 
+    @abstractmethod
     def converse(self, data: bytes) -> None:
         """Take in a piece of the handshake."""
-        raise NotImplementedError
 
+    @abstractmethod
     def early(self, data: bytes) -> None:
         """Keep what came although nothing was asked for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def greet(self, far: FarEnd) -> None:
         """Tell the client that it is connected, and the far end what was already said."""
-        raise NotImplementedError
 
+    @abstractmethod
     def upload(self, data: bytes) -> None:
         """Pass on what the client sends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, code: Reply, status: str, reason: str) -> None:
         """Answer that nothing comes of it."""
-        raise NotImplementedError
 
 
 class SocksClient(Client):
