@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -25,6 +25,8 @@ _MARK_ROOM: Final = 200
 
 Tell = Callable[[str, str], None]
 """Hear a piece of text of a stream (stdout, stderr) while a task runs; must not wait."""
+OpenSink = Callable[[str], Awaitable["Sink | None"]]
+"""Open what keeps the whole of a stream, if there is something that can."""
 
 
 class Sink(Protocol):
@@ -44,6 +46,11 @@ class Sink(Protocol):
         ...
 
 
+async def nowhere(stream: str) -> Sink | None:
+    """Keep nothing beyond what a report has."""
+    return None
+
+
 def nobody(stream: str, text: str) -> None:
     """Tell nobody."""
 
@@ -58,7 +65,7 @@ class Capture:
         tell: Tell = nobody,
         cap: int = OUTPUT_BYTES,
         live: int = LIVE_BYTES,
-        spill: Callable[[str], Sink | None] = lambda stream: None,
+        spill: OpenSink = nowhere,
     ) -> None:
         self._stream = stream
         self._tell = tell
@@ -77,7 +84,7 @@ class Capture:
         self._tell_live(data)
         beyond = self.total + len(data) > 2 * self._half
         if beyond and self.total <= 2 * self._half:
-            self._sink = self._open_spill(self._stream)
+            self._sink = await self._open_spill(self._stream)
             if self._sink is not None:
                 await self._sink.write(bytes(self._head) + b"".join(self._tail))
         self.total += len(data)

@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from clawplane.runner.host import keeper
 from clawplane.runner.host.life import GONE_SECONDS, CannotStart, How, Life, Program
-from clawplane.runner.host.output import LIVE_BYTES, OUTPUT_BYTES, Capture, Sink, Tell, nobody
+from clawplane.runner.host.output import LIVE_BYTES, OUTPUT_BYTES, Capture, OpenSink, Tell, nobody, nowhere
 from clawplane.runner.host.stopping import CANCEL_GRACE, Stop
 
 MARK: Final = "CLAWPLANE_HOST_TASK"
@@ -74,7 +74,7 @@ class Processes:
         grace: float = CANCEL_GRACE,
         cap: int = OUTPUT_BYTES,
         live: int = LIVE_BYTES,
-        spill: Callable[[str], Sink | None] = lambda stream: None,
+        spill: OpenSink = nowhere,
     ) -> Ended:
         """Run a program to its end, its tree included; raises CannotStart. Cancelled, it ends the tree first.
 

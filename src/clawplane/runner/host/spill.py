@@ -1,8 +1,8 @@
 """Keep the whole of large outputs in private files of the runner's data directory, within bounds.
 
-Writing waits for a thread, and whoever reads the program's pipe waits for the writing: a program that prints faster
-than the disk takes is slowed down, not remembered. A file stops growing at its limit, or when the disk has little room
-left; it then says that it is not complete. Old files go first when all of them together are too large.
+Opening and writing wait for a thread, and whoever reads the program's pipe waits for the writing: a program that prints
+faster than the disk takes is slowed down, not remembered. A file stops growing at its limit, or when the disk has
+little room left; it then says that it is not complete. Old files go first when all of them together are too large.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import logging
 import os
 import re
 import secrets
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -37,24 +40,45 @@ class Spills:
         self._most = most
         self._open: set[str] = set()
         self._descriptor = private.open_directory(directory)
+        self._held = threading.Lock()
+        """Held by a thread that opens a file: the directory is not closed under it."""
 
     def close(self) -> None:
         """Let go of the directory; files that are written to stay open."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._held:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
-    def open(self, task: str, stream: str) -> Sink | None:
+    async def open(self, task: str, stream: str) -> Sink | None:
         """Return a file for one stream of a task; None when there cannot be one, which is logged."""
         name = f"{task if _PLAIN.fullmatch(task) else 'task'}.{secrets.token_hex(6)}.{stream}"
+        creating = asyncio.ensure_future(asyncio.to_thread(self._create, name))
         try:
-            self.sweep()
-            file = private.create(name, directory=self._descriptor)
-        except OSError as error:
-            _log.warning("The whole output of a task is not kept: %s", error)
-            return None
-        self._open.add(name)
-        return Spill(self.directory / name, file, self._most_each, lambda: self._open.discard(name))
+            file = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            creating.add_done_callback(lambda made: None if made.cancelled() else self._forget(name, made.result()))
+            raise
+        return (
+            None if file is None else Spill(self.directory / name, file, self._most_each, partial(self._forget, name))
+        )
+
+    def _create(self, name: str) -> BinaryIO | None:
+        with self._held:
+            try:
+                self.sweep()
+                file = private.create(name, directory=self._descriptor)
+            except OSError as error:
+                _log.warning("The whole output of a task is not kept: %s", error)
+                return None
+            self._open.add(name)
+            return file
+
+    def _forget(self, name: str, file: BinaryIO | None) -> None:
+        """Close a file that was open; it may be removed from now on."""
+        if file is not None:
+            file.close()
+        self._open.discard(name)
 
     def sweep(self, *, now: float | None = None) -> None:
         """Remove what is older than a week, and the oldest while all together are too large."""
@@ -77,14 +101,14 @@ class Spills:
 class Spill:
     """One growing file; implements `Sink`."""
 
-    def __init__(self, path: Path, file: BinaryIO, most: int, closed: Any) -> None:
+    def __init__(self, path: Path, file: BinaryIO, most: int, close: Callable[[BinaryIO], None]) -> None:
         self._path = path
         self._file: BinaryIO | None = file
         self._left = most
         self._written = 0
         self._waiting = bytearray()
         self._complete = True
-        self._closed = closed
+        self._close = close
 
     async def write(self, data: bytes) -> None:
         """Keep more, in blocks; stops at the limit or when the disk refuses."""
@@ -106,9 +130,8 @@ class Spill:
         """Write what waits and close the file."""
         await self.flush()
         if self._file is not None:
-            self._file.close()
+            self._close(self._file)
             self._file = None
-            self._closed()
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from clawplane.domain.host_tasks import TaskReport
+from clawplane.runner.host import private
 from clawplane.runner.host.output import Capture, cut, fitted
 from clawplane.runner.host.spill import Spills
 
@@ -75,11 +79,38 @@ async def test_the_whole_of_a_large_output_is_in_its_file(tmp_path: Path) -> Non
     assert (capture.metadata["complete"], kept.parent) == (True, tmp_path / "out")
 
 
+async def test_a_file_is_opened_by_another_thread_and_closed_when_nobody_waits_for_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spills, go, made = Spills(tmp_path), threading.Event(), asyncio.Event()
+    loop, create, files = asyncio.get_running_loop(), private.create, []
+
+    def slow(name: str, *, directory: int) -> BinaryIO:
+        loop.call_soon_threadsafe(made.set)  # would not be heard, were this the thread of the loop
+        assert go.wait(30)
+        files.append(create(name, directory=directory))
+        return files[-1]
+
+    monkeypatch.setattr(private, "create", slow)
+    opening = asyncio.create_task(spills.open("t", "stdout"))
+    await made.wait()
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    go.set()
+    monkeypatch.undo()
+    sink = await spills.open("t", "stderr")
+    assert sink is not None
+    await sink.close()
+    spills.close()
+    assert opening.cancelled()
+    assert [file.closed for file in files] == [True]
+
+
 async def test_old_outputs_go_first_and_open_ones_stay(tmp_path: Path) -> None:
     spills = Spills(tmp_path, most=2_500)
     files = []
     for number in range(3):
-        spill = spills.open(f"t{number}", "stdout")
+        spill = await spills.open(f"t{number}", "stdout")
         assert spill is not None
         await spill.write(b"x" * 1000)
         if number < 2:
