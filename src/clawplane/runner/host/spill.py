@@ -59,9 +59,9 @@ class Spills:
         except asyncio.CancelledError:
             creating.add_done_callback(lambda made: None if made.cancelled() else self._forget(name, made.result()))
             raise
-        return (
-            None if file is None else Spill(self.directory / name, file, self._most_each, partial(self._forget, name))
-        )
+        if file is None:
+            return None
+        return Spill(self.directory / name, file, self._most_each, partial(self._forget, name))
 
     def _create(self, name: str) -> BinaryIO | None:
         with self._held:
