@@ -1,7 +1,7 @@
 """Do host tasks for a Task API server: the main loop of a runner that polls (10.1 of the contract).
 
     poll ----task----> execute ----report----> callback on disk -> report on disk -> both go out
-      |  null: at once
+      |  null: at once, but for nulls that come twenty times in a row without waiting: POLL_INTERVAL
       |  401: 10 s, for ever        anything else that is no task, no answer: min(5 s * failures, 60 s), with jitter
       '- all slots taken: POLL_INTERVAL, or until one is free
 
