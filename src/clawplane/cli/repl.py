@@ -137,7 +137,15 @@ class Terminal:
                     raise
                 fail(error)
             except ClawplaneError as error:
+                if isinstance(error, Conflict) and self._loop.run(self._has_ended()):
+                    raise
                 fail(error)
+
+    async def _has_ended(self) -> bool:
+        try:
+            return (await self._api.sessions.show(self._session))["state"] == "ended"
+        except ClawplaneError:
+            return False  # what was wrong before is what is told
 
     async def _do(self, statement: str) -> None:
         if statement.startswith("!"):
