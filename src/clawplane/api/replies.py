@@ -30,17 +30,18 @@ def stream(
     """Return a body that is made while it is sent; for HEAD only its headers."""
     if call.request.method == "HEAD":
         return Response(media_type=media_type, headers=headers)
-    return _Stream(chunks, media_type=media_type, headers=headers)
+    return ClosingStream(chunks, media_type=media_type, headers=headers)
 
 
-class _Stream(StreamingResponse):
+class ClosingStream(StreamingResponse):
     """A stream whose source is closed with it, also when the client leaves: no listener, no cursor stays behind."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str] | None) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(chunks, media_type=media_type, headers=headers)
         self._chunks = chunks
 
     async def stream_response(self, send: Send) -> None:
+        """Send the chunks."""
         try:
             await super().stream_response(send)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from clawplane.domain.errors import ClawplaneError
 
@@ -74,6 +74,20 @@ class Attempted(Protocol):
     def skipped(self) -> str:
         """Return why a gateway's hook was passed over; "" when none was."""
         ...
+
+
+def outcome_of(attempted: Attempted) -> dict[str, Any]:
+    """Return what is recorded of the last try of a delivery."""
+    told: dict[str, Any] = {}
+    if attempted.tries:
+        told["attempts"] = attempted.tries
+    if attempted.status:
+        told["status"] = attempted.status
+    if attempted.error:
+        told["error"] = attempted.error
+    if attempted.via == "hook":
+        told["via"] = "hook"
+    return told
 
 
 class Told(Protocol):

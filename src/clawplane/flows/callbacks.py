@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from clawplane.domain.callback_ports import Attempted, CallbackRefused, CallbackUnset, Courier
+from clawplane.domain.callback_ports import Attempted, CallbackRefused, CallbackUnset, Courier, outcome_of
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidArgument, StoreError
 from clawplane.domain.host_ports import HostTasks, Outbox, Parcel, TaskEvents
@@ -173,7 +173,7 @@ class Callbacks:
             if parcel.sent == 0 or attempted.wait > _HELD_SECONDS:
                 return
             await self._pause(attempted.wait)
-        event = self._event(_ENDED[attempted.verdict], task, parcel, _outcome(parcel, attempted))
+        event = self._event(_ENDED[attempted.verdict], task, parcel, {**_whither(parcel), **outcome_of(attempted)})
         await self._outbox.settle(parcel.id, event)
         self._wakeups.notify(channels.EVENTS)
 
@@ -229,16 +229,3 @@ def _whither(parcel: Parcel) -> dict[str, Any]:
         return {"webhook": urlsplit(parcel.destination).hostname, **about}
     except ValueError:
         return {"webhook": None, **about}
-
-
-def _outcome(parcel: Parcel, attempted: Attempted) -> dict[str, Any]:
-    told: dict[str, Any] = _whither(parcel)
-    if attempted.tries:
-        told["attempts"] = attempted.tries
-    if attempted.status:
-        told["status"] = attempted.status
-    if attempted.error:
-        told["error"] = attempted.error
-    if attempted.via == "hook":
-        told["via"] = "hook"
-    return told

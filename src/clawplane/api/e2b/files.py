@@ -20,7 +20,7 @@ from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import as_json, nothing
 from clawplane.api.e2b.gate import Visit
 from clawplane.api.e2b.sessions import Stream
-from clawplane.api.e2b.streams import ClosingStream
+from clawplane.api.replies import ClosingStream
 from clawplane.domain.asks import WriteFile
 from clawplane.domain.errors import InvalidArgument, TooLarge
 from clawplane.domain.sessions import FileEntry

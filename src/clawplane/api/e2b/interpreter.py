@@ -18,7 +18,8 @@ from clawplane.api.e2b.answers import sentence
 from clawplane.api.e2b.contexts import Place, place_of, tool_of
 from clawplane.api.e2b.gate import Visit
 from clawplane.api.e2b.slots import result_of
-from clawplane.api.e2b.streams import ClosingStream, Paced
+from clawplane.api.e2b.streams import Paced
+from clawplane.api.replies import ClosingStream
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.domain.ids import new_ulid
 from clawplane.domain.session_rules import check_code, check_environment

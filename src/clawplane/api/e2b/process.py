@@ -20,7 +20,8 @@ from clawplane.api.e2b import envelopes, paths
 from clawplane.api.e2b.answers import as_json, outside, sentence, status_of
 from clawplane.api.e2b.commands import Command, Commands, Order
 from clawplane.api.e2b.gate import Handler, Visit
-from clawplane.api.e2b.streams import ClosingStream, Paced
+from clawplane.api.e2b.streams import Paced
+from clawplane.api.replies import ClosingStream
 from clawplane.domain.errors import ClawplaneError, InvalidArgument
 from clawplane.domain.ids import new_ulid
 from clawplane.domain.session_rules import check_code, check_environment

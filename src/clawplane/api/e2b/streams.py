@@ -1,13 +1,10 @@
-"""Stream answers that never fall silent, and close what they come from when the client leaves."""
+"""Stream answers that never fall silent."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
-
-from starlette.responses import StreamingResponse
-from starlette.types import Send
 
 T = TypeVar("T")
 
@@ -60,20 +57,3 @@ class Paced(Generic[T]):
             self._next.cancel()
             await asyncio.gather(self._next, return_exceptions=True)
         await self._source.aclose()
-
-
-class ClosingStream(StreamingResponse):
-    """A streamed answer whose source is closed with it, however it ends."""
-
-    def __init__(
-        self, chunks: AsyncGenerator[bytes, None], *, media_type: str, headers: dict[str, str] | None = None
-    ) -> None:
-        super().__init__(chunks, media_type=media_type, headers=headers)
-        self._chunks = chunks
-
-    async def stream_response(self, send: Send) -> None:
-        """Send the chunks."""
-        try:
-            await super().stream_response(send)
-        finally:
-            await self._chunks.aclose()

@@ -26,6 +26,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from clawplane.callbacks.delivery import Attempted, Courier
+from clawplane.domain.callback_ports import outcome_of
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import TaskId
 from clawplane.runner.host.disk_turns import DiskTurns
@@ -203,7 +204,7 @@ class CallbackOutbox:
             return
         letter.over = True
         ended = "callback.sent" if attempted.verdict == "delivered" else "callback.failed"
-        letter.untold.append({"type": ended, "details": _outcome(letter.channel, attempted)})
+        letter.untold.append({"type": ended, "details": {"channel": letter.channel, **outcome_of(attempted)}})
 
     async def _tell(self, name: str, letter: Letter) -> bool:
         """Tell the server what it has not heard of; False when something is left."""
@@ -225,14 +226,3 @@ class CallbackOutbox:
             await self._disk.do(self._spool.put, name, body)
         except OSError as error:
             _log.error("The callback of task %s could not be written to disk: %s", letter.task, error)
-
-
-def _outcome(channel: str, attempted: Attempted) -> dict[str, Any]:
-    told: dict[str, Any] = {"channel": channel, "attempts": attempted.tries}
-    if attempted.status:
-        told["status"] = attempted.status
-    if attempted.error:
-        told["error"] = attempted.error
-    if attempted.via == "hook":
-        told["via"] = "hook"
-    return told
