@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -204,18 +204,33 @@ class House:
     async def _create(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         options = spec.options
         ready = self.pool.take(options)
-        if ready is None:
-            named = options.workspace is not None
-            workspace = self._places.named(spec.owner, options.workspace or "") if named else self._places.unnamed()
-            residence, interpreter = await self._open(options, workspace)
-            python = PythonSide(residence, {}, options.undo, interpreter)
+        if ready is not None:
+            workspace = ready.workspace
+        elif options.workspace is not None:
+            workspace = self._places.named(spec.owner, options.workspace)
         else:
-            workspace, residence = ready.workspace, ready.residence
-            python = PythonSide(residence, {}, options.undo, ready.interpreter)
-            async with _closed_on_failure(residence, python):
-                residence.govern(self._ground.exits, options.egress)
-        kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
-        return self._settle(spec, residence, python, kept, memory=Memory(), note=note)
+            workspace = self._places.unnamed()
+        with self._discarded_on_failure(workspace):
+            if ready is None:
+                residence, interpreter = await self._open(options, workspace)
+                python = PythonSide(residence, {}, options.undo, interpreter)
+            else:
+                residence = ready.residence
+                python = PythonSide(residence, {}, options.undo, ready.interpreter)
+                async with _closed_on_failure(residence, python):
+                    residence.govern(self._ground.exits, options.egress)
+            kept = Kept(session=spec.session, owner=spec.owner, options=options, workspace=workspace)
+            return self._settle(spec, residence, python, kept, memory=Memory(), note=note)
+
+    @contextmanager
+    def _discarded_on_failure(self, workspace: str) -> Iterator[None]:
+        """Remove a workspace that no session came to have: it was deleted while it began, or could not begin."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # the sweep of the next start tries again
+                self._places.discard(workspace)  # nobody has written to it: there is little to remove
+            raise
 
     async def _resume(self, spec: SessionSpec, note: Callable[[LiveState], None]) -> Live:
         kept = self._places.read(spec.session)
@@ -302,9 +317,10 @@ class House:
     async def _make_ready(self, profile: Profile) -> Ready:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
-        residence, interpreter = await self._open(options, workspace, on_a_site=False)
-        async with _closed_on_failure(residence, PythonSide(residence, {}, options.undo, interpreter)):
-            await interpreter.warm()
+        with self._discarded_on_failure(workspace):
+            residence, interpreter = await self._open(options, workspace, on_a_site=False)
+            async with _closed_on_failure(residence, PythonSide(residence, {}, options.undo, interpreter)):
+                await interpreter.warm()
         return Ready(residence, interpreter, options, workspace)
 
     async def _discard_ready(self, ready: Ready) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from clawplane.domain.asks import Branch, Nothing, Reset, Rollback, Sleep, StatFile
-from clawplane.domain.sessions import SessionState
+from clawplane.domain.sessions import EgressRules, SessionState
 from clawplane.runner.jobs.job import CannotPrepare
 from clawplane.runner.sessions import residence
 
@@ -85,6 +85,27 @@ async def test_a_deleted_session_leaves_nothing_on_the_disk(house, begin, tmp_pa
     assert (await stay.delete()).reason == "closed"
     assert not list((tmp_path / "data" / "unnamed").iterdir())
     assert not list((tmp_path / "data" / "sessions").iterdir())
+
+
+async def test_a_session_that_is_deleted_while_it_begins_leaves_nothing_on_the_disk(house, begin, tmp_path):
+    workspaces = tmp_path / "data" / "unnamed"
+    beginning = asyncio.create_task(begin(house))
+    while not list(workspaces.iterdir()):
+        await asyncio.sleep(0)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    assert not list(workspaces.iterdir())
+
+
+async def test_a_session_that_cannot_begin_leaves_nothing_on_the_disk(open_house, begin, tmp_path):
+    house = await open_house(session_pool=1)
+    async with asyncio.timeout(30):
+        await house.pool.full()
+    with pytest.raises(CannotPrepare):
+        await begin(house, egress=EgressRules(allow=("no host at all",)))
+    await house.pool.close()
+    assert not list((tmp_path / "data" / "unnamed").iterdir())
 
 
 async def test_a_named_workspace_outlives_its_sessions(house, begin):
