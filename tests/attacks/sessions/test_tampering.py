@@ -70,7 +70,7 @@ FLOODS: Final = {  # 38
         "import os, signal\nwhile True:\n    if os.fork() == 0: signal.pause()", "error", "temporarily unavailable"
     ),
     "forks that go on": _endless("import os\nwhile True:\n    try: os.fork()\n    except BaseException: pass"),
-    "fork bomb of the shell": Attack(":(){ :|:& };:; wait", "ok error timeout", tool="shell", timeout=10),
+    "fork bomb of the shell": Attack(":(){ :|:& };:; wait", "ok error timeout", tool="shell"),
     "fork bomb left behind": Attack(":(){ :|:& };:", "ok", tool="shell"),
     "programs of node": _endless(
         "const c = require('child_process'); for (;;) {"
