@@ -90,17 +90,22 @@ class SessionFiles:
 
     async def write(self, question: asks.WriteFile, chunks: AsyncIterator[bytes]) -> FileEntry:
         """Write a file; nothing changes when `chunks` fail."""
-        asked = await self._conversation("write", question)
-        try:
-            async for chunk in chunks:
-                if chunk:
-                    await asked.feed(chunk)
-            await asked.feed(b"", last=True)
-            return msgspec.msgpack.decode(await asked.answer(), type=FileEntry)
-        finally:
-            asked.withdraw()
+        async with self._places.in_words(self.session):
+            asked = await self._conversation("write", question)
+            try:
+                async for chunk in chunks:
+                    if chunk:
+                        await asked.feed(chunk)
+                await asked.feed(b"", last=True)
+                return msgspec.msgpack.decode(await asked.answer(), type=FileEntry)
+            finally:
+                asked.withdraw()
 
     async def _open(self, method: str, question: msgspec.Struct) -> FileStream:
+        async with self._places.in_words(self.session):
+            return await self._opened(method, question)
+
+    async def _opened(self, method: str, question: msgspec.Struct) -> FileStream:
         while True:
             asked = await self._conversation(method, question)
             try:
@@ -114,6 +119,10 @@ class SessionFiles:
                 raise
 
     async def _ask(self, method: str, question: msgspec.Struct, answer: type[A]) -> A:
+        async with self._places.in_words(self.session):
+            return await self._answer(method, question, answer)
+
+    async def _answer(self, method: str, question: msgspec.Struct, answer: type[A]) -> A:
         while True:
             asked = await self._conversation(method, question)
             try:

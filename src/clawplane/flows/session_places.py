@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -192,9 +193,22 @@ class SessionPlaces:
 
     async def why_gone(self, session_id: str) -> ClawplaneError | None:
         """Return the error of a session that has ended, None while it has not."""
+        found = await self._sessions.find(session_id)
+        if found is None or found.state is not SessionState.ENDED:
+            return None
         self.forget(session_id)
-        found = await self.session(session_id)
-        return gone(found) if found is not None and found.state is SessionState.ENDED else None
+        return gone(found)
+
+    @asynccontextmanager
+    async def in_words(self, session: Session) -> AsyncIterator[None]:
+        """Say of a question that failed because its session ended that it has, and why, not how that was noticed."""
+        try:
+            yield
+        except (Conflict, Unavailable) as error:
+            why = await self.why_gone(session.id)
+            if why is None:
+                raise
+            raise why from error
 
     def _place(self, session: Session) -> Place | None:
         reached = self._leases.reach(session.job)

@@ -198,8 +198,9 @@ class Sessions:
         source = await self.find(caller, session_id)
         options = msgspec.structs.replace(source.options, workspace=None, name=name)
         copy = self._new(caller, options, branch_of=source.id)
-        place = await self._places.reach(source)
-        await self._answer(place, "branch", asks.Branch(session=copy.id), asks.Nothing)
+        async with self._places.in_words(source):
+            place = await self._places.reach(source)
+            await self._answer(place, "branch", asks.Branch(session=copy.id), asks.Nothing)
         at = self._places  # the copy waits at the runner for the job that names it
         known = await at.session(source.id)
         copy = msgspec.structs.replace(copy, runner=(known or source).runner)
@@ -337,6 +338,10 @@ class Sessions:
         return ended.session
 
     async def _ask(self, session: Session, method: str, question: msgspec.Struct, answer: type[A]) -> A:
+        async with self._places.in_words(session):
+            return await self._ask_again(session, method, question, answer)
+
+    async def _ask_again(self, session: Session, method: str, question: msgspec.Struct, answer: type[A]) -> A:
         place = await self._places.reach(session)
         try:
             return await self._answer(place, method, question, answer)
