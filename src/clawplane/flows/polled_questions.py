@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import Conflict
@@ -20,6 +20,7 @@ from clawplane.domain.host_tasks import HostTask, TaskId
 from clawplane.domain.host_trail import event_of
 from clawplane.domain.ports import Wakeups
 from clawplane.domain.tool_uses import Decide, ToolUse
+from clawplane.domain.waiting import first_of
 from clawplane.flows import channels
 from clawplane.flows.questions import Questions
 
@@ -72,8 +73,7 @@ class PolledQuestions:
         open_.requests += 1
         leaving = asyncio.ensure_future(gone)
         try:
-            waits: list[asyncio.Future[Any]] = [open_.answer, leaving, self._closing]
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await first_of(open_.answer, leaving, self._closing, seconds=seconds)
         finally:
             leaving.cancel()
             open_.requests -= 1

@@ -14,6 +14,7 @@ import msgspec
 from clawplane.domain.asks import METHODS, Nothing
 from clawplane.domain.errors import Conflict, Unavailable
 from clawplane.domain.host_tasks import HostTask, TaskStatus
+from clawplane.domain.ids import POLLS
 from clawplane.domain.tool_uses import Decide, Decided, ToolUse, ToolUses
 from clawplane.flows.leases import Leases
 from clawplane.flows.polled_questions import PolledQuestions
@@ -56,7 +57,7 @@ async def _taken(leases: Leases, polled: PolledQuestions, task: HostTask, word: 
 
 
 def _polls(task: HostTask) -> bool:
-    return (task.runner or "").startswith("poll:")
+    return (task.runner or "").startswith(POLLS)
 
 
 async def _ask(leases: Leases, task: HostTask, method: str, question: msgspec.Struct, answer: type[T]) -> T:
