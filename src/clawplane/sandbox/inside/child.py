@@ -23,7 +23,18 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from clawplane.sandbox import landlock, limits, namespaces, seccomp
-from clawplane.sandbox.inside import command_line, descriptors, gate, joining, orders, reaper, report, resident, root
+from clawplane.sandbox.inside import (
+    command_line,
+    descriptors,
+    gate,
+    joining,
+    orders,
+    reaper,
+    report,
+    resident,
+    root,
+    signal_mask,
+)
 from clawplane.sandbox.policy import Listener, Mount
 from clawplane.sandbox.request import Request, Residence, Start, decode, decode_mounts
 
@@ -185,7 +196,7 @@ def _finish_guest(surroundings: Surroundings, given: Descriptors, request: Reque
         os.set_inheritable(at_gate, False)
         os.setsid()
         namespaces.set_dumpable(True)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal_mask.change_mask(signal_mask.SET, ())
         seccomp.install(surroundings.program_filter)
         os.chdir(request.policy.working_directory)
     except BaseException as problem:

@@ -11,12 +11,12 @@ import resource
 import signal
 from typing import NoReturn
 
-from clawplane.sandbox.inside import report
+from clawplane.sandbox.inside import report, signal_mask
 
 
 def block_signals() -> None:
     """Keep every signal pending, before there is a child that could send one."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal_mask.change_mask(signal_mask.BLOCK, signal_mask.ALL)
 
 
 def reap_until_end(main: int, channel: int) -> NoReturn:

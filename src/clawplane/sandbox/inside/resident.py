@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clawplane.sandbox import libc, namespaces
-from clawplane.sandbox.inside import descriptors, gate, joining, orders, report
+from clawplane.sandbox.inside import descriptors, gate, joining, orders, report, signal_mask
 from clawplane.sandbox.inside.orders import Handed, Order
 from clawplane.sandbox.request import Start, decode_start
 
@@ -140,7 +140,7 @@ def _become(given: Handed) -> Start:
         os.setsid()
         namespaces.set_dumpable(True)
         joining.go_early(joining.MEMBER)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        signal_mask.change_mask(signal_mask.SET, ())
         os.chdir(start.working_directory)
     except BaseException as problem:
         gate.fail(problem, at_gate)

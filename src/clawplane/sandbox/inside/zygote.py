@@ -27,7 +27,18 @@ from typing import Any, Final, NoReturn
 
 from clawplane.sandbox import libc, namespaces, seccomp
 from clawplane.sandbox.identity import INNER_ID, Identity
-from clawplane.sandbox.inside import child, command_line, descriptors, joining, memory, orders, reaper, report, root
+from clawplane.sandbox.inside import (
+    child,
+    command_line,
+    descriptors,
+    joining,
+    memory,
+    orders,
+    reaper,
+    report,
+    root,
+    signal_mask,
+)
 from clawplane.sandbox.policy import Listener, Policy, Writable
 from clawplane.sandbox.request import (
     Interpreter,
@@ -200,7 +211,7 @@ def _rehearse() -> None:
     start = Start(Interpreter("a:b", "/c", ("/d",)), {"A": "B"}, "/")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     null = os.open("/dev/null", os.O_RDWR)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    mask = signal_mask.change_mask(signal_mask.BLOCK, ())
     with ours, theirs:
         for _ in range(_REHEARSALS):
             joining.join([null])
@@ -214,7 +225,7 @@ def _rehearse() -> None:
             libc.syscall(_GETPPID, what="")
             libc.call("getppid")
             reaper.block_signals()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal_mask.change_mask(signal_mask.SET, mask)
     os.close(null)
 
 

@@ -16,6 +16,7 @@ from clawplane.sandbox.inside.repl import copies, snapshot
 from clawplane.sandbox.inside.repl.kernel import Kernel
 from clawplane.sandbox.inside.repl.texts import clipped, type_name
 from clawplane.sandbox.inside.repl.wire import Channel, encode
+from clawplane.sandbox.inside.signal_mask import BLOCK, SET, change_mask
 from clawplane.sandbox.repl_wire import MAIN
 from clawplane.sandbox.repl_wire import request as frame_of
 
@@ -81,7 +82,7 @@ class Server:
     def rehearse(self) -> None:
         """Run a few cells that leave nothing behind, so that forks find the code they need warmed up already."""
         ours, theirs = socket.socketpair()
-        mask, handler = signal.pthread_sigmask(signal.SIG_BLOCK, ()), signal.getsignal(signal.SIGINT)
+        mask, handler = change_mask(BLOCK, ()), signal.getsignal(signal.SIGINT)
         streams = [(name, getattr(sys, name)) for name in ("stdin", "stdout", "stderr")]
         with ours:
             self._kernel.begin()
@@ -98,7 +99,7 @@ class Server:
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        change_mask(SET, mask)
 
     def serve(self) -> None:
         """Answer until the other end is gone."""

@@ -16,15 +16,15 @@ from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from clawplane.sandbox.inside.repl.streams import Streams
+from clawplane.sandbox.inside.signal_mask import ALL, SET, change_mask
 
 _sys, _builtins = sys, builtins
 _settrace, _setprofile = sys.settrace, sys.setprofile
 _c_signal: Any = sys.modules["_signal"]
 _set_handler: Callable[[int, Any], Any] = _c_signal.signal
-_sigmask: Callable[[int, Any], Any] = _c_signal.pthread_sigmask
+_sigmask, _ALL, _SET = change_mask, ALL, SET
 _raise_interrupt = signal.default_int_handler
-_SIGINT, _SET, _SIG_IGN = int(signal.SIGINT), int(signal.SIG_SETMASK), int(signal.SIG_IGN)
-_ALL: Final = frozenset(int(each) for each in signal.valid_signals())
+_SIGINT, _SIG_IGN = int(signal.SIGINT), int(signal.SIG_IGN)
 _LOWEST_RECURSION_LIMIT: Final = 200
 _USUAL_RECURSION_LIMIT: Final = 1000
 _CORE: Final[tuple[str, ...]] = (

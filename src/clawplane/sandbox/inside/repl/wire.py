@@ -10,21 +10,19 @@ import array
 import fcntl
 import json
 import os
-import signal
 import socket
 from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Any, Final
 
+from clawplane.sandbox.inside.signal_mask import ALL, BLOCK, SET, change_mask
 from clawplane.sandbox.repl_wire import FROM_GUEST, HEADER, TO_GUEST
 
 LOWEST_NUMBER: Final = 100
 """Our descriptors stand above those that user code gets, where a mistaken close does not reach them."""
 
 _read, _write, _close, _exit, _getpid = os.read, os.write, os.close, os._exit, os.getpid
-_sigmask: Callable[[int, Any], Any] = signal.pthread_sigmask
-_ALL: Final = frozenset(int(each) for each in signal.valid_signals())
-_BLOCK, _SET = int(signal.SIG_BLOCK), int(signal.SIG_SETMASK)
+_sigmask, _ALL, _BLOCK, _SET = change_mask, ALL, BLOCK, SET
 _socket = socket.socket
 _SOL_SOCKET, _SCM_RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 _array = array.array
