@@ -19,7 +19,8 @@ from clawplane.domain.callback_ports import Notifier
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import InvalidSchema
 from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
-from clawplane.domain.ports import Blobs, Events, Queue, Wakeups
+from clawplane.domain.ports import Blobs, Events, Queue
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows.access import Access
 from clawplane.flows.host_tasks import HostWork
 from clawplane.flows.leases import Leases

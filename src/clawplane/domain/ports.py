@@ -6,7 +6,6 @@ milliseconds) so that expiry can be tested without waiting.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -313,34 +312,6 @@ class Blobs(Protocol):
 
     async def delete(self, key: str) -> None:
         """Forget a blob; absent is fine."""
-        ...
-
-
-class Wakeup(Protocol):
-    """A place to wait for something to have happened since the last wait."""
-
-    def told(self) -> asyncio.Future[None]:
-        """Return what is done once something has happened that no wait has taken, or when closed; never cancel it."""
-        ...
-
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Return True once notified since the last wait, False after `timeout` seconds."""
-        ...
-
-    def close(self) -> None:
-        """Stop listening."""
-        ...
-
-
-class Wakeups(Protocol):
-    """Tell waiters that something changed, without polling. Never a substitute for reading the store."""
-
-    def notify(self, channel: str) -> None:
-        """Wake everybody who listens to `channel`; cheap, callable from the event loop only."""
-        ...
-
-    def listen(self, channel: str) -> Wakeup:
-        """Start listening; a notify between two waits is not lost."""
         ...
 
 

@@ -28,8 +28,8 @@ from clawplane.domain.errors import InvalidArgument, StoreError
 from clawplane.domain.host_ports import HostTasks, Outbox, Parcel, TaskEvents
 from clawplane.domain.host_tasks import HostTask, TaskEvent
 from clawplane.domain.host_trail import event_of
-from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 
 _log = logging.getLogger(__name__)

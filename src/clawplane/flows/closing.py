@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from clawplane.domain.batches import ERROR, INFO, LogLine
 from clawplane.domain.clock import Clock
 from clawplane.domain.lifecycle import RunStatus, SubtaskStatus
-from clawplane.domain.ports import Runs, Wakeups
+from clawplane.domain.ports import Runs
 from clawplane.domain.runs import MIN_VISIBLE_MS, EndedRun, Subtask, SubtaskTotals
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 
 _OPENING = "SYSTEM: Run "

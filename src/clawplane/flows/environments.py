@@ -10,7 +10,8 @@ import msgspec
 from clawplane.domain.clock import Clock
 from clawplane.domain.leases import Finish
 from clawplane.domain.lifecycle import VersionStatus
-from clawplane.domain.ports import Blobs, FinishResult, Wakeups, Workers
+from clawplane.domain.ports import Blobs, FinishResult, Workers
+from clawplane.domain.wakeups import Wakeups
 from clawplane.domain.workers import BuildResult, Environment
 from clawplane.flows import channels
 

@@ -51,10 +51,10 @@ from clawplane.domain.host_tasks import (
 from clawplane.domain.host_trail import event_of
 from clawplane.domain.ids import POLLS, JobId, JobIds, RunnerId
 from clawplane.domain.leases import LeaseView
-from clawplane.domain.ports import Wakeups
 from clawplane.domain.sealing import Sealing
 from clawplane.domain.tool_uses import Decide, ToolUse
 from clawplane.domain.waiting import first_of
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels, tool_uses
 from clawplane.flows.explain import Explanation, explain
 from clawplane.flows.leases import Leases

@@ -13,7 +13,7 @@ from typing import Final
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import HostTasks, Retention, TaskEvents
-from clawplane.domain.ports import Wakeups
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import AgentSessions, HostTasks, Outbox
 from clawplane.domain.host_tasks import HostTask, TaskId
 from clawplane.domain.host_trail import event_of
-from clawplane.domain.ports import Wakeups
 from clawplane.domain.tool_uses import ToolUse
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 from clawplane.flows.questions import Questions
 

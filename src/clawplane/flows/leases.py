@@ -38,10 +38,10 @@ from clawplane.domain.ports import (
     Queue,
     RunnerConnection,
     Runs,
-    Wakeups,
 )
 from clawplane.domain.session_rules import LOST
 from clawplane.domain.sessions import LiveState
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels, closing, runner_links, traffic
 from clawplane.flows.environments import Environments
 from clawplane.flows.expiry import FOREVER_MS, Expiry

@@ -15,7 +15,8 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import StoreError
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import OFFER_MS, Claim, Offer, Want
-from clawplane.domain.ports import Queue, Wakeups
+from clawplane.domain.ports import Queue
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 from clawplane.flows.offered_jobs import OfferedJob, OfferedJobs
 from clawplane.flows.runner_links import RunnerLink, best_seat

@@ -23,7 +23,8 @@ from clawplane.domain.ids import JobIds, WorkerSlug, new_ulid
 from clawplane.domain.leases import JobKind, NewJob
 from clawplane.domain.lifecycle import VersionStatus
 from clawplane.domain.packages import PackageReport
-from clawplane.domain.ports import Blobs, Wakeups, Workers
+from clawplane.domain.ports import Blobs, Workers
+from clawplane.domain.wakeups import Wakeups
 from clawplane.domain.workers import BuildSpec, Worker, WorkerVersion, build_subject
 from clawplane.flows import channels
 

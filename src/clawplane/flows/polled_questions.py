@@ -18,9 +18,9 @@ from clawplane.domain.errors import Conflict
 from clawplane.domain.host_ports import Outbox
 from clawplane.domain.host_tasks import HostTask, TaskId
 from clawplane.domain.host_trail import event_of
-from clawplane.domain.ports import Wakeups
 from clawplane.domain.tool_uses import Decide, ToolUse
 from clawplane.domain.waiting import first_of
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 from clawplane.flows.questions import Questions
 

@@ -23,7 +23,7 @@ from clawplane.domain.errors import StoreError
 from clawplane.domain.host_ports import Claimed, HostTasks, Poll
 from clawplane.domain.host_tasks import Reach
 from clawplane.domain.ids import RunnerId
-from clawplane.domain.ports import Wakeups
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 
 _log = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ import msgspec
 
 from clawplane.domain.batches import StoredLogLine
 from clawplane.domain.errors import InvalidSchema, NotFound, NotImplementedHere
-from clawplane.domain.ports import Runs, Wakeups, Workers
+from clawplane.domain.ports import Runs, Workers
 from clawplane.domain.rows import with_data_id
 from clawplane.domain.runs import HeaderItem, Run
 from clawplane.domain.schemas import load_output_schema
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels, closing
 from clawplane.flows.links import Link, Links
 

@@ -25,9 +25,10 @@ from clawplane.domain.errors import (
 from clawplane.domain.ids import JobIds, RunSlug, new_ulid
 from clawplane.domain.leases import Attempt, JobKind, NewJob
 from clawplane.domain.lifecycle import RunStatus, VersionStatus
-from clawplane.domain.ports import Queue, Runs, Wakeups, Workers
+from clawplane.domain.ports import Queue, Runs, Workers
 from clawplane.domain.runs import EndedRun, NewRun, Origin, Run, RunFilter, RunSystem, Subtask, SubtaskSpec
 from clawplane.domain.schemas import load_input_schema
+from clawplane.domain.wakeups import Wakeups
 from clawplane.domain.workers import Environment, Worker, WorkerVersion
 from clawplane.flows import channels, closing
 from clawplane.flows.leases import Leases

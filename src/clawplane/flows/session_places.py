@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +23,12 @@ from clawplane.domain.clock import Clock
 from clawplane.domain.errors import ClawplaneError, Conflict, Unavailable
 from clawplane.domain.ids import JobId, JobIds, RunnerId
 from clawplane.domain.leases import JobKind, NewJob
-from clawplane.domain.ports import RunnerConnection, Wakeups
+from clawplane.domain.ports import RunnerConnection
 from clawplane.domain.runner_asks import ForgetSession
 from clawplane.domain.session_ports import Conversation, Sessions
 from clawplane.domain.session_rules import NEVER_MS, caps_of
 from clawplane.domain.sessions import LiveState, Session, SessionSpec, SessionState
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import channels
 from clawplane.flows.chronicle import Chronicle
 from clawplane.flows.leases import Leases
@@ -355,8 +357,10 @@ class SessionPlaces:
 
 def gone(session: Session) -> Conflict:
     """Return the error of whoever asks a session that has ended."""
+    when = datetime.fromtimestamp((session.ended_at or 0) / 1000, UTC)
     return Conflict(
-        f"The session {session.id} ended at {session.ended_at} ms, because: {session.end_reason or 'it was deleted.'}",
+        f"The session {session.id} ended at {when:%Y-%m-%d %H:%M:%S} UTC, because: "
+        f"{session.end_reason or 'it was deleted.'}",
         hint="Create another session, or leave `session_id` out.",
     )
 

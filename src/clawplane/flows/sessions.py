@@ -20,7 +20,6 @@ from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import ClawplaneError, Conflict, NotFound, RateLimited, StaleLease, Unavailable
 from clawplane.domain.ids import JobId, JobIds, RunnerId, new_ulid
-from clawplane.domain.ports import Wakeups
 from clawplane.domain.runner_asks import REFUSED, ForgetWorkspace
 from clawplane.domain.session_history import KEPT, ExecRecord, Workspace, notebook
 from clawplane.domain.session_ports import Sessions as SessionStore
@@ -35,6 +34,7 @@ from clawplane.domain.sessions import (
     SessionState,
     Tool,
 )
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows.execs import Execution
 from clawplane.flows.leases import Leases
 from clawplane.flows.session_expiry import SessionExpiry

@@ -10,8 +10,9 @@ from clawplane.domain.batches import WARN, LogLine
 from clawplane.domain.ids import RunSlug
 from clawplane.domain.leases import LeaseView, Outcome
 from clawplane.domain.lifecycle import SubtaskStatus
-from clawplane.domain.ports import Queue, Runs, Wakeups
+from clawplane.domain.ports import Queue, Runs
 from clawplane.domain.runs import EndedRun
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows import closing
 
 USED_UP = "The run's traffic limit is used up."

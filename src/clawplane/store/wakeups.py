@@ -9,7 +9,7 @@ from clawplane.domain.waiting import first_of
 
 
 class LocalWakeup:
-    """One listener; see ports.Wakeup."""
+    """One listener; see domain.wakeups."""
 
     def __init__(self, listeners: set[LocalWakeup]) -> None:
         self._listeners = listeners
@@ -51,7 +51,7 @@ class LocalWakeup:
 
 
 class LocalWakeups:
-    """Channels within one event loop; see ports.Wakeups."""
+    """Channels within one event loop; see domain.wakeups."""
 
     def __init__(self) -> None:
         self._channels: dict[str, set[LocalWakeup]] = defaultdict(set)

@@ -21,7 +21,7 @@ from clawplane.api.own_address import own_address
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.callback_ports import Notifier
 from clawplane.domain.clock import Clock
-from clawplane.domain.ports import Wakeups
+from clawplane.domain.wakeups import Wakeups
 from clawplane.flows.access import Access
 from clawplane.flows.host_tasks import HostWork
 from clawplane.flows.polling_runners import PollingRunners
