@@ -149,3 +149,40 @@ async def test_free_pages_are_given_back_to_the_file_system(tmp_path: Path) -> N
         assert (await store.task_events.stats())["count"] == 21
     finally:
         await store.close()
+
+
+async def test_the_numbers_follow_what_is_undone_and_what_is_trimmed(host: Any) -> None:
+    async def numbers() -> dict[str, int]:
+        return {each["type"]: each["count"] for each in (await host.store.task_events.stats())["byType"]}
+
+    new = host.command()
+    await host.submit(new)
+    claimed = await host.claimed()
+    await host.tasks.unclaim(new.id, claimed.fence, now=host.now)
+    assert await numbers() == {"task.created": 1, "task.started": 0}
+    await host.claimed()
+    await host.report(new.id)
+    await host.tasks.take_result(new.id, now=host.now)
+    await host.tasks.put_back(new.id)
+    assert (await host.store.task_events.stats())["count"] == 3
+    await host.store.task_events.trim(Retention(max_events=1), now=host.now)
+    assert await numbers() == {"task.completed": 1}
+    assert [each["taskStatus"] for each in (await host.store.task_events.stats())["byStatus"]] == ["completed"]
+
+
+async def test_of_very_many_names_the_most_frequent_are_told(bench: Any) -> None:
+    names = [f"n{number}" for number in range(1100)]
+    await asyncio.gather(*(bench.store.task_events.append(event(type=name, task_status=name)) for name in names))
+    await bench.store.task_events.append(event(type="z", task_status="z"))
+    await bench.store.task_events.append(event(type="z", task_status="z"))
+    told = await bench.store.task_events.stats()
+    assert (told["count"], len(told["byType"]), len(told["byStatus"])) == (1102, 1000, 1000)
+    assert told["byType"][0] == {"type": "z", "count": 2}
+
+
+async def test_the_newest_place_is_told_and_what_comes_is_behind_it(bench: Any) -> None:
+    assert await bench.store.task_events.newest() == 0
+    first = await bench.store.task_events.append(event())
+    assert await bench.store.task_events.newest() == first.seq
+    second = await bench.store.task_events.append(event())
+    assert await listed(bench, since=first.seq) == [second.id]

@@ -268,8 +268,12 @@ class TaskEvents(Protocol):
         """Return records, newest first; with `since` those behind that sequence, oldest first. Filters are exact."""
         ...
 
+    async def newest(self) -> int:
+        """Return the place of the newest record, 0 when there is none: one that comes is behind it."""
+        ...
+
     async def stats(self) -> dict[str, Any]:
-        """Return what `/events/stats` shows, without path and retention."""
+        """Return what `/events/stats` shows, without path and retention; the most frequent of very many names."""
         ...
 
     async def trim(self, retention: Retention, *, now: int) -> dict[str, int]:

@@ -20,7 +20,7 @@ from clawplane.store.endings import Ending
 from clawplane.store.host_ends import Start, start
 from clawplane.store.host_rows import TaskCounter, task_of_id, tasks_of_jobs
 from clawplane.store.host_submits import NEVER_MS
-from clawplane.store.host_trail import append_task_events
+from clawplane.store.host_trail import append_task_events, undo_task_event
 from clawplane.store.leases import Lease, id_list, lease_of, leases_of
 from clawplane.store.ledger import Ledger, promote_timers
 from clawplane.store.picking import Pick, number, pick
@@ -124,7 +124,7 @@ async def _unclaim(tx: Transaction, task: TaskId, fence: int, now: int) -> bool:
     counter = TaskCounter()
     counter.move(TaskStatus.RUNNING.value, TaskStatus.PENDING.value)
     await counter.write(tx)
-    await tx.execute("undo_host_event", {"task": task, "type": "task.started"})
+    await undo_task_event(tx, task, "task.started")
     return True
 
 

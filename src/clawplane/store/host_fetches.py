@@ -20,7 +20,7 @@ from clawplane.domain.leases import JobKind
 from clawplane.store.database import Row, Transaction
 from clawplane.store.host_rows import RESULTS, StoredTask, TaskCounter, task_of_id, tasks_of_ids, tasks_of_jobs
 from clawplane.store.host_submits import next_of
-from clawplane.store.host_trail import append_task_events
+from clawplane.store.host_trail import append_task_events, undo_task_event
 from clawplane.store.lease_ends import take_out
 from clawplane.store.leases import id_list
 from clawplane.store.ledger import Ledger
@@ -82,7 +82,7 @@ async def put_back(tx: Transaction, items: Sequence[TaskId]) -> list[None]:
         counter.move(None, RESULTS)
         if stored is not None:
             counter.move(None, stored.task.status.value)
-            await tx.execute("undo_host_event", {"task": task, "type": "task.reconciled"})
+            await undo_task_event(tx, task, "task.reconciled")
         await counter.write(tx)
     return [None] * len(items)
 

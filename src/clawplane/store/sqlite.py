@@ -36,6 +36,8 @@ R = TypeVar("R")
 BUSY_SECONDS = 5.0
 IDLE_SECONDS = 2.0
 READERS = 3
+GIVE_BACK_PAGES = 256
+"""Free pages that one commit gives back to the file system; the writer is held for some milliseconds."""
 _WORTH_CUTTING = 1 << 20
 
 _SETTINGS = (
@@ -334,8 +336,8 @@ class SqliteDatabase:
 
 async def _give_back(tx: Transaction, items: Sequence[None]) -> list[bool]:
     ((before,),) = await tx.fetch("free_pages")
-    if before:
-        await tx.fetch("give_pages_back")
+    for _ in range(min(before, GIVE_BACK_PAGES)):
+        await tx.fetch("give_page_back")  # one page, whatever number it is asked for: Python steps it only once
     ((left,),) = await tx.fetch("free_pages")
     return [0 < left < before] * len(items)
 

@@ -62,3 +62,14 @@ def test_the_programs_own_migrations_are_numbered_without_gaps() -> None:
     numbers = [migration.number for migration in load_migrations("sqlite")]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= 2
+
+
+def test_records_that_were_there_before_they_were_counted_are_counted(connection: sqlite3.Connection) -> None:
+    migrations = load_migrations("sqlite")
+    migrate(connection, migrations[:5])
+    row = "INSERT INTO host_event (id, type, created_at, task_status, origin, dispatch_mode, response_mode, source)"
+    for type_, status in (("a", "running"), ("a", "running"), ("b", None)):
+        connection.execute(f"{row} VALUES ('', ?, 1, ?, '', '', '', '')", (type_, status))
+    migrate(connection, migrations)
+    counted = connection.execute("SELECT type, task_status, number FROM host_event_count").fetchall()
+    assert counted == [("a", "running", 2), ("b", "unknown", 1)]

@@ -49,8 +49,7 @@ def _resumed(call: Call, after: int | None) -> int | None:
 
 async def _stream(call: Call, after: int | None, task: str, type_: str) -> Response:
     if after is None:
-        newest = await host_of(call).events.page(task="", type_="", limit=1, since=None)
-        after = newest[0].seq if newest else 0
+        after = await host_of(call).events.newest()
     sse = wants_events(call)
     chunks = _follow(call, after, task, type_, sse=sse)
     return replies.stream(call, chunks, media_type=SSE if sse else NDJSON, headers={"Cache-Control": "no-store"})
@@ -63,9 +62,11 @@ async def _follow(call: Call, after: int, task: str, type_: str, *, sse: bool) -
     try:
         yield alive
         while True:
+            newest = await events.newest()
             page = await events.page(task=task, type_=type_, limit=_MOST, since=after)
+            # what does not match is passed over once, not again with every record that comes
+            after = page[-1].seq if len(page) == _MOST else max(newest, page[-1].seq if page else after)
             if page:
-                after = page[-1].seq
                 yield b"".join(_encoded(event, sse=sse) for event in page)
             elif not await wakeup.wait(_ALIVE_SECONDS):
                 yield alive

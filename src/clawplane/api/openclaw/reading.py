@@ -82,7 +82,7 @@ async def events(visit: Visit) -> Reply:
 def _since(text: str | None) -> int | None:
     if text is None or not text.strip():
         return None
-    if not text.strip().isdecimal():
+    if not (text.isascii() and text.strip().isdecimal()):
         raise InvalidArgument("sinceId: use the seq of a record")
     return bounded_int(text, 0, 0, _MOST_SEQ)
 
@@ -94,8 +94,7 @@ async def stream(visit: Visit) -> Reply:
     since = _since(last or query.first("sinceId"))
     task, type_ = query.only("taskId"), query.only("type")
     if since is None:
-        newest = await visit.house.host.events.page(task="", type_="", limit=1, since=None)
-        since = newest[0].seq if newest else 0
+        since = await visit.house.host.events.newest()
     records = _follow(visit, since, task, type_)
     return Reply(b"", stream=records, media=b"text/event-stream", headers=((b"cache-control", b"no-store"),))
 
@@ -105,9 +104,11 @@ async def _follow(visit: Visit, since: int, task: str, type_: str) -> AsyncItera
     try:
         yield b": following\n\n"
         while True:
+            newest = await visit.house.host.events.newest()
             page = await visit.house.host.events.page(task=task, type_=type_, limit=_MAX_LIMIT, since=since)
+            # what does not match is passed over once, not again with every record that comes
+            since = page[-1].seq if len(page) == _MAX_LIMIT else max(newest, page[-1].seq if page else since)
             for event in page:
-                since = event.seq
                 yield f"id: {event.seq}\ndata: {text_of_json(event_record(event))}\n\n".encode()
             if not page and not await wakeup.wait(_ALIVE_SECONDS):
                 yield b": alive\n\n"

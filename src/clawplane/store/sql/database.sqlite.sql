@@ -1,5 +1,5 @@
 -- name: free_pages
 PRAGMA freelist_count
 
--- name: give_pages_back
-PRAGMA incremental_vacuum(256)
+-- name: give_page_back
+PRAGMA incremental_vacuum(1)

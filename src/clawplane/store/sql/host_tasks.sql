@@ -122,6 +122,7 @@ FROM host_event ORDER BY seq DESC LIMIT 1
 -- name: undo_host_event
 DELETE FROM host_event WHERE seq = (SELECT seq FROM host_event
     WHERE task = :task AND type = :type AND source = 'server' ORDER BY seq DESC LIMIT 1)
+RETURNING type, coalesce(task_status, 'unknown')
 
 -- name: last_custody_of_task
 SELECT type FROM host_event WHERE task = :task AND source = 'server'
@@ -157,23 +158,35 @@ SELECT seq, id, type, created_at, task, task_type, task_status, session_id, orig
     entrypoint, details, source
 FROM host_event WHERE task = :task AND (:type = '' OR type = :type) AND seq > :since ORDER BY seq LIMIT :limit
 
+-- name: newest_host_event
+SELECT max(seq) FROM host_event
+
+-- name: count_host_events
+INSERT INTO host_event_count (type, task_status, number) VALUES (:type, :task_status, :number)
+ON CONFLICT (type, task_status) DO UPDATE SET number = host_event_count.number + excluded.number
+
+-- name: delete_idle_host_event_counts
+DELETE FROM host_event_count WHERE number <= 0
+
 -- name: host_event_stats
-SELECT count(*), (SELECT created_at FROM host_event ORDER BY seq LIMIT 1),
-    (SELECT created_at FROM host_event ORDER BY seq DESC LIMIT 1) FROM host_event
+SELECT coalesce(sum(number), 0), (SELECT created_at FROM host_event ORDER BY seq LIMIT 1),
+    (SELECT created_at FROM host_event ORDER BY seq DESC LIMIT 1) FROM host_event_count
 
 -- name: host_events_by_type
-SELECT type, count(*) FROM host_event GROUP BY type ORDER BY count(*) DESC, type
+SELECT type, sum(number) FROM host_event_count GROUP BY type ORDER BY sum(number) DESC, type LIMIT :limit
 
 -- name: host_events_by_status
-SELECT coalesce(task_status, 'unknown'), count(*) FROM host_event GROUP BY 1 ORDER BY count(*) DESC, 1
+SELECT task_status, sum(number) FROM host_event_count
+GROUP BY task_status ORDER BY sum(number) DESC, task_status LIMIT :limit
 
--- name: trim_old_host_events
-DELETE FROM host_event WHERE seq < coalesce(
-    (SELECT seq FROM host_event WHERE created_at >= :cutoff ORDER BY seq LIMIT 1),
-    (SELECT max(seq) + 1 FROM host_event))
+-- name: number_of_host_events
+SELECT coalesce(sum(number), 0) FROM host_event_count WHERE type = :type
 
--- name: trim_many_host_events
-DELETE FROM host_event WHERE seq <= (SELECT seq FROM host_event ORDER BY seq DESC LIMIT 1 OFFSET :keep)
+-- name: oldest_host_events
+SELECT seq, created_at, type, coalesce(task_status, 'unknown') FROM host_event ORDER BY seq LIMIT :limit
+
+-- name: delete_host_events
+DELETE FROM host_event WHERE seq <= :seq
 
 -- name: touch_agent_session
 INSERT INTO agent_session (session_id, cli_type, callback_channel, task_count, last_activity, created_at)

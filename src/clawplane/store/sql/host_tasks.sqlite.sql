@@ -44,3 +44,13 @@ DELETE FROM log_stream WHERE subject IN (SELECT value FROM json_each(:tasks))
 SELECT s.job FROM host_state s INDEXED BY host_state_aging
 WHERE s.status = 'pending' AND s.aging_since IS NOT NULL AND s.aging_since <= :before
     AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.job = s.job) ORDER BY s.aging_since LIMIT :limit
+
+-- name: host_events_of_rare_type
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event INDEXED BY host_event_type WHERE type = :type AND task = :task ORDER BY seq DESC LIMIT :limit
+
+-- name: host_events_of_rare_type_since
+SELECT seq, id, type, created_at, task, task_type, task_status, session_id, origin, dispatch_mode, response_mode,
+    entrypoint, details, source
+FROM host_event INDEXED BY host_event_type WHERE type = :type AND task = :task AND seq > :since ORDER BY seq LIMIT :limit

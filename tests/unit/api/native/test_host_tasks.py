@@ -347,3 +347,31 @@ async def test_without_host_tasks_the_paths_say_so(tmp_path: Path) -> None:
         answer = await client.post(TASKS, json={"type": "command", "command": "a"})
         assert answer.status_code == 501
         assert (await client.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit=1000000", "limit"),
+        ("limit=501", "limit"),
+        ("limit=0", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=1e3", "limit"),
+        ("limit=%D9%A3", "limit"),
+        (f"limit={'9' * 5000}", "limit"),
+        ("after=-1", "after"),
+        ("after=x", "after"),
+        (f"after={'9' * 18}", "after"),
+        ("follow=perhaps", "follow"),
+        ("follow=true&after=1.5", "after"),
+    ],
+    ids=lambda value: value[:30],
+)
+async def test_a_question_to_the_trail_that_makes_no_sense_names_what_is_wrong(
+    api: httpx.AsyncClient, query: str, named: str
+) -> None:
+    answer = await api.get(f"/v1/host/events?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["message"].startswith(f"{named}: ")
+    assert answer.json()["hint"]
+    assert len(answer.content) < 500
