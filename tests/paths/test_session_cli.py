@@ -142,7 +142,9 @@ def test_a_session_is_managed_by_its_commands_from_create_to_delete(plane: Any, 
     assert clawplane(plane, "session", "show", name).stdout == f"{name} ended, 5 execs: It was deleted.\n"
     late = clawplane(plane, "exec", "python", "1", "--session", name)
     assert (late.returncode, late.stdout) == (1, "")
-    assert f"The session {name} ended" in late.stderr
+    assert re.search(
+        rf"The session {name} ended at \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d UTC, because: It was deleted", late.stderr
+    )
     http_.delete(f"/v1/sessions/{copy}")
     assert http_.delete("/v1/workspaces/by-hand").status_code == 200
 
