@@ -14,13 +14,13 @@ import errno
 import json
 import math
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from clawplane.domain.host_tasks import FileEdit, FileRead, FileWrite, TaskReport
+from clawplane.runner.host import private
 from clawplane.runner.host.output import cut_mark
 from clawplane.runner.host.paths import Blocked, Places, real_path_of
 
@@ -212,21 +212,10 @@ def _replace(real: Path, data: bytes, places: Places) -> None:
         if there is not None:
             places.admit(there / real.name, writing=True)
         kept = _kept(directory, real)
-        fresh = f".{real.name[:80]}.{secrets.token_hex(6)}"
-        mode = 0o666 if kept is None else 0o600
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, mode, dir_fd=directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                if kept is not None:
-                    _keep(file.fileno(), kept)
-                os.fsync(file.fileno())
-            os.rename(fresh, real.name, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(fresh, dir_fd=directory)
-            raise
+        with private.replacing(real.name, directory=directory, mode=0o666 if kept is None else 0o600) as file:
+            private.write_all(file, data)
+            if kept is not None:
+                _keep(file.fileno(), kept)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(real)) from error
     finally:

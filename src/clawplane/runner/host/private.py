@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -84,10 +85,10 @@ def append(name: str | Path, *, directory: int | None = None) -> BinaryIO:
         raise
 
 
-def create(name: str | Path, *, directory: int | None = None) -> BinaryIO:
-    """Make a private file that was not there; raises FileExistsError and OSError."""
+def create(name: str | Path, *, directory: int | None = None, mode: int = 0o600) -> BinaryIO:
+    """Make a file that was not there, private unless `mode` says otherwise; raises FileExistsError and OSError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NOFOLLOW
-    return os.fdopen(os.open(name, flags, 0o600, dir_fd=directory), "w+b", buffering=0)
+    return os.fdopen(os.open(name, flags, mode, dir_fd=directory), "w+b", buffering=0)
 
 
 def write(path: str | Path, data: bytes, *, directory: int | None = None) -> None:
@@ -97,23 +98,31 @@ def write(path: str | Path, data: bytes, *, directory: int | None = None) -> Non
     try:
         with contextlib.suppress(FileNotFoundError):
             _judge(os.stat(path.name, dir_fd=own, follow_symlinks=False), path)
-        fresh = f".{path.name[:100]}.{secrets.token_hex(8)}"
-        try:
-            with create(fresh, directory=own) as file:
-                _write_all(file, data)
-                os.fsync(file.fileno())
-            os.rename(fresh, path.name, src_dir_fd=own, dst_dir_fd=own)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(fresh, dir_fd=own)
-            raise
+        with replacing(path.name, directory=own) as file:
+            write_all(file, data)
         os.fsync(own)
     finally:
         if directory is None:
             os.close(own)
 
 
-def _write_all(file: BinaryIO, data: bytes) -> None:
+@contextlib.contextmanager
+def replacing(name: str, *, directory: int, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `name` when it was written; a failure leaves what was there."""
+    fresh = f".clawplane.{secrets.token_hex(12)}"
+    try:
+        with create(fresh, directory=directory, mode=mode) as file:
+            yield file
+            os.fsync(file.fileno())
+        os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(fresh, dir_fd=directory)
+        raise
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write to a file without a buffer, which may take less than it is given."""
     left = memoryview(data)
     while left:
         left = left[file.write(left) :]

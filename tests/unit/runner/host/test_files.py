@@ -69,6 +69,13 @@ async def test_a_written_file_keeps_its_mode_and_leaves_nothing_beside_it(do, ho
     assert ((home / "run.sh").stat().st_mode & 0o7777, os.listdir(home)) == (0o751, ["run.sh"])
 
 
+async def test_a_file_whose_name_is_as_long_as_names_may_be_is_written_and_replaced(do, home: Path) -> None:
+    name = "😀" * 63
+    for content in ("old", "new"):
+        assert (await do(FileWrite(path=name, content=content))).error is None
+    assert (home / name).read_text() == "new"
+
+
 async def test_a_link_within_the_roots_is_written_through(do, home: Path) -> None:
     (home / "real").write_text("old")
     (home / "link").symlink_to("real")
