@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -44,6 +44,20 @@ async def _watch(api: Api, slug: str, *, quiet: bool, show_log: bool) -> Run:
         raise
 
 
+async def _see_through(
+    begin: Callable[[Api], Awaitable[str]], *, wait: bool, json: bool, show_log: bool = False
+) -> None:
+    """Begin a run, and show its slug at once or how it ended."""
+    async with connect() as api:
+        slug = await begin(api)
+        if wait:
+            _show_end(await _watch(api, slug, quiet=json, show_log=show_log), json=json)
+        elif json:
+            show_json({"run_slug": slug})
+        else:
+            tell(slug)
+
+
 def _summary(item: Run) -> str:
     text = f"{item['slug']} {item['status']}, {item['results']} rows, {item['duration']} s"
     return plain(f"{text}: {item['err_msg']}" if item.get("err_msg") else text)
@@ -56,13 +70,6 @@ def _show_end(item: Run, *, json: bool) -> None:
         tell(_summary(item))
     if item["status"] != "succeeded":
         raise SystemExit(FAILED)
-
-
-def _show_started(slug: str, *, json: bool) -> None:
-    if json:
-        show_json({"run_slug": slug})
-    else:
-        tell(slug)
 
 
 @app.command
@@ -110,16 +117,10 @@ def start(
     system = {name: value for name, value in asked.items() if value is not None}
     custom = input_object(input_, input_file)  # before the loop: a Ctrl-C has to end a read from the terminal
 
-    async def work() -> None:
-        async with connect() as api:
-            slug = await api.runs.start(worker, custom=custom, system=system, version=version)
-            if not wait:
-                _show_started(slug, json=json)
-                return
-            item = await _watch(api, slug, quiet=json, show_log=logs and not json)
-        _show_end(item, json=json)
+    async def begin(api: Api) -> str:
+        return await api.runs.start(worker, custom=custom, system=system, version=version)
 
-    run(work())
+    run(_see_through(begin, wait=wait, json=json, show_log=logs and not json))
 
 
 @app.command(name="list")
@@ -370,13 +371,4 @@ def rerun(
         Follow the new run to its end.
     """
 
-    async def work() -> None:
-        async with connect() as api:
-            new = await api.runs.rerun(slug)
-            if not wait:
-                _show_started(new, json=json)
-                return
-            item = await _watch(api, new, quiet=json, show_log=False)
-        _show_end(item, json=json)
-
-    run(work())
+    run(_see_through(lambda api: api.runs.rerun(slug), wait=wait, json=json))
