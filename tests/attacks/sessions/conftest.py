@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,7 @@ def _loaded(name: str, path: Path) -> ModuleType:
 host = _loaded("attacks_conftest", TESTS / "attacks" / "conftest.py")
 paths = _loaded("paths_conftest", TESTS / "paths" / "conftest.py")
 PATIENCE = 30.0
+FEW_SLOTS = 20
 ROOTS_GUESTS = range(200_000, 204_096)
 """The user ids that a runner of root gives to its guests."""
 KNOWN = """
@@ -156,8 +158,8 @@ class House:
         return sorted(os.listdir(self.plane.data / "runner" / "unnamed"))
 
 
-def _open(user: str, uid: int, directory: Path) -> House:
-    """Start a plane as a user."""
+def _open(user: str, uid: int, directory: Path, settings: Mapping[str, str]) -> House:
+    """Start a plane as a user, with a neighbour in it."""
     as_another = uid != os.geteuid()
     prefix = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all") if as_another else ()
     data, home = directory / "data", directory / "home"
@@ -166,7 +168,7 @@ def _open(user: str, uid: int, directory: Path) -> House:
     for path in (directory, data, data / "runner", home):
         os.chown(path, uid, uid)
     plane = paths.Plane(data, prefix=prefix)
-    environment = plane.environment | {"HOME": str(home), "TMPDIR": str(directory), "USER": user}
+    environment = plane.environment | {"HOME": str(home), "TMPDIR": str(directory), **settings}
     known = [*prefix, sys.executable, "-c", KNOWN, str(data / "runner" / "selftest.json")]
     subprocess.run(known, env=environment, cwd=directory, timeout=60, check=True)
     plane.spawn("up", "--port", str(plane.port), "--data", str(data), until="Ready:", environment=environment)
@@ -178,20 +180,43 @@ def _open(user: str, uid: int, directory: Path) -> House:
     return House(user, uid, directory, plane, Runner(below[0]), http, neighbour)
 
 
+@contextmanager
+def opened(user: str, **settings: str) -> Iterator[House]:
+    """Run a plane as root or as an ordinary user."""
+    here = os.geteuid()
+    if user == "root" and here:
+        pytest.skip("only root can run a runner as root")
+    uid = 0 if user == "root" else here or 60_500 + os.getpid() % 400
+    directory = Path(tempfile.mkdtemp(prefix="clawplane-house-"))
+    directory.chmod(0o755)
+    house = _open(user, uid, directory, settings)
+    try:
+        yield house
+    finally:
+        house.http.close()
+        house.plane.stop()
+        shutil.rmtree(directory)
+
+
 @pytest.fixture(scope="session", params=["root", "ordinary"])
 def estate(request: pytest.FixtureRequest) -> Iterator[House]:
     """A plane that serves all tests of sessions."""
-    here = os.geteuid()
-    if request.param == "root" and here:
-        pytest.skip("only root can run a runner as root")
-    uid = 0 if request.param == "root" else here or 60_500 + os.getpid() % 400
-    directory = Path(tempfile.mkdtemp(prefix="clawplane-house-"))
-    directory.chmod(0o755)
-    house = _open(request.param, uid, directory)
-    yield house
-    house.http.close()
-    house.plane.stop()
-    shutil.rmtree(directory)
+    with opened(request.param) as house:
+        yield house
+
+
+@pytest.fixture(params=["root", "ordinary"])
+def narrow(request: pytest.FixtureRequest) -> Iterator[House]:
+    """A plane of its own with room for few sessions at once, where nobody waits long for it."""
+    room = {"CLAWPLANE_SESSION_SLOTS": str(FEW_SLOTS), "CLAWPLANE_SESSION_PLACING_SECONDS": "1"}
+    with opened(request.param, **room) as house:
+        yield house
+
+
+@pytest.fixture
+def few_slots() -> int:
+    """How many sessions the narrow house holds."""
+    return FEW_SLOTS
 
 
 @pytest.fixture
