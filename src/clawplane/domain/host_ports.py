@@ -26,7 +26,7 @@ from clawplane.domain.host_tasks import (
     TaskType,
 )
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import LeaseView
+from clawplane.domain.leases import Claim, LeaseView
 
 
 class Submitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,10 +160,10 @@ class HostTasks(Protocol):
         """
         ...
 
-    async def late(self, job: JobId, result: bytes, *, now: int) -> Reported | None:
+    async def late(self, claim: Claim, runner: RunnerId, result: bytes, *, now: int) -> Reported | None:
         """Let the end (msgpack of a TaskReport) of a linked runner count whose lease is gone; see `report`.
 
-        None when the job is no host task, or the result is none.
+        None when this runner never had that lease, the job is no host task, or the result is none.
         """
         ...
 

@@ -283,7 +283,7 @@ class Leases:
             result = await self._queue.finish(finish, now=self._clock.now_ms())
         if not result.accepted:
             if not result.repeated and finish.outcome.result:
-                await self._late(finish)
+                await self._late(runner, finish)
             return result
         self._jobs.forget(finish.claim.job)
         if result.run is not None:
@@ -297,9 +297,9 @@ class Leases:
             await self._bound_traffic(RunSlug(job.subject), finish.outcome)
         return result
 
-    async def _late(self, finish: Finish) -> None:
+    async def _late(self, runner: RunnerId, finish: Finish) -> None:
         """Hear the end of a host task whose lease is gone: what was done on somebody's machine was done."""
-        late = await self._host_tasks.late(finish.claim.job, finish.outcome.result, now=self._clock.now_ms())
+        late = await self._host_tasks.late(finish.claim, runner, finish.outcome.result, now=self._clock.now_ms())
         if late is not None and late.task is not None:
             self.cancel(late.leases, "The task was reported by the runner that had it before.")
             for channel in (*channels.of_job(JobKind.HOST, late.task.id), channels.READY):

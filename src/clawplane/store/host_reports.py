@@ -14,8 +14,8 @@ import msgspec
 from clawplane.domain.host_ports import Reported
 from clawplane.domain.host_results import exit_code_of, result_object, shown
 from clawplane.domain.host_tasks import Approval, HostTask, TaskId, TaskReport, TaskStatus
-from clawplane.domain.ids import JobId
-from clawplane.domain.leases import AttemptEnd, JobKind, LeaseView, Outcome
+from clawplane.domain.ids import JobId, RunnerId
+from clawplane.domain.leases import AttemptEnd, Claim, JobKind, LeaseView, Outcome
 from clawplane.store.database import Transaction, first
 from clawplane.store.endings import Ending
 from clawplane.store.host_blobs import plain
@@ -47,7 +47,8 @@ class NewReport(NamedTuple):
 class LateEnd(NamedTuple):
     """The end that a linked runner reports of a lease that it lost."""
 
-    job: JobId
+    claim: Claim
+    runner: RunnerId
     result: bytes
     now: int
 
@@ -125,10 +126,12 @@ async def _end_all(tx: Transaction, ends: Sequence[tuple[StoredTask, NewReport]]
 
 
 async def late(tx: Transaction, items: Sequence[LateEnd]) -> list[Reported | None]:
-    """End tasks by ends whose leases are gone."""
+    """End tasks by ends whose leases are gone; only whoever had begun a task may say how it ended."""
     results: list[Reported | None] = []
-    for job, result, now in items:
-        stored = (await tasks_of_jobs(tx, [job])).get(job)
+    for claim, runner, result, now in items:
+        known = {"job": claim.job, "fence": claim.fence, "nonce": claim.nonce, "runner": runner}
+        had = await first(tx.fetch("begun_attempt", known))
+        stored = None if had is None else (await tasks_of_jobs(tx, [claim.job])).get(claim.job)
         try:
             told = _decode_report(result)
         except (msgspec.MsgspecError, RecursionError):

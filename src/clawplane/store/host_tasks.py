@@ -28,7 +28,7 @@ from clawplane.domain.host_tasks import (
     TaskStatus,
 )
 from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import LeaseView
+from clawplane.domain.leases import Claim, LeaseView
 from clawplane.store import host_claims, host_fetches, host_reports, host_submits
 from clawplane.store.database import Database, Transaction, first
 from clawplane.store.host_blobs import plain
@@ -62,9 +62,10 @@ class SqlHostTasks:
         item = host_reports.NewReport(TaskId(plain(task)), report, now)
         return await self._database.write(host_reports.report, item, weight=weight)
 
-    async def late(self, job: JobId, result: bytes, *, now: int) -> Reported | None:
+    async def late(self, claim: Claim, runner: RunnerId, result: bytes, *, now: int) -> Reported | None:
         """Let the end of a linked runner count whose lease is gone."""
-        return await self._database.write(host_reports.late, host_reports.LateEnd(job, result, now), weight=len(result))
+        item = host_reports.LateEnd(claim, runner, result, now)
+        return await self._database.write(host_reports.late, item, weight=len(result))
 
     async def take_result(self, task: TaskId, *, now: int) -> StoredResult | None:
         """Consume a result; None when there is none, or another took it."""

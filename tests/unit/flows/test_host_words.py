@@ -11,14 +11,16 @@ import pytest
 
 from clawplane.domain.batches import INFO, LogLine
 from clawplane.domain.clock import ManualClock
-from clawplane.domain.host_tasks import NewTask, Prompt, TaskId, TaskReport, TaskType
-from clawplane.domain.ids import JobId
+from clawplane.domain.host_tasks import GROUPS, NewTask, Prompt, Reach, TaskId, TaskReport, TaskType
+from clawplane.domain.ids import JobId, RunnerId
+from clawplane.domain.leases import Claim, Want
 from clawplane.flows.host_words import Listener
 from clawplane.flows.questions import AnswerRules, Questions
 from clawplane.store import open_store
 from clawplane.store.sealing import KeyFileSealing
 
 T0 = 1_780_000_000_000
+LINKED = RunnerId("linked")
 
 
 @pytest.fixture
@@ -109,12 +111,53 @@ async def test_whatever_else_a_guest_prints_there_is_just_a_line(here, line: str
     ]
 
 
+async def lost_lease(here) -> Claim:
+    """Let a linked runner have the task and lose it again."""
+    want = Want(runner=LINKED, caps="host", count=1, reach=Reach(groups=GROUPS, runner=LINKED))
+    (offer,) = await here.queue.offer([want], now=T0, offer_ms=1000)
+    had = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
+    assert await here.queue.confirm(had, LINKED, now=T0)
+    await here.host_tasks.lose([(had.job, had.fence)], now=T0 + 1)
+    return had
+
+
 async def test_an_end_whose_lease_is_gone_counts_if_it_is_the_first(here) -> None:
     await prompted(here, "chat")
+    had = await lost_lease(here)
     done = msgspec.msgpack.encode(TaskReport(stdout="done", exit_code=0))
-    late = await here.host_tasks.late(JobId(1), done, now=T0 + 5)
+    assert await here.host_tasks.late(had, LINKED, b"rubbish", now=T0 + 4) is None
+    late = await here.host_tasks.late(had, LINKED, done, now=T0 + 5)
     assert (late.outcome, late.task.status) == ("accepted", "completed")
     other = msgspec.msgpack.encode(TaskReport(stdout="other", exit_code=1))
-    assert (await here.host_tasks.late(JobId(1), other, now=T0 + 6)).outcome == "conflict"
-    assert await here.host_tasks.late(JobId(2), done, now=T0 + 7) is None
-    assert await here.host_tasks.late(JobId(1), b"rubbish", now=T0 + 8) is None
+    assert (await here.host_tasks.late(had, LINKED, other, now=T0 + 6)).outcome == "conflict"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "runner"),
+    [({}, "stranger"), ({"nonce": 1}, LINKED), ({"fence": 99}, LINKED), ({"job": 2}, LINKED)],
+    ids=["runner", "nonce", "fence", "job"],
+)
+async def test_an_end_of_a_lease_that_its_runner_never_had_counts_for_nothing(
+    here, wrong: dict[str, int], runner: str
+) -> None:
+    await prompted(here, "chat")
+    had = await lost_lease(here)
+    done = msgspec.msgpack.encode(TaskReport(stdout="forged", exit_code=0))
+    claimed = msgspec.structs.replace(had, **wrong)
+    assert await here.host_tasks.late(claimed, RunnerId(runner), done, now=T0 + 5) is None
+    assert (await here.host_tasks.find(TaskId("task-1"))).status == "pending"
+    assert [event.type for event in await here.task_events.page(task="task-1", type_="", limit=1, since=None)] == [
+        "task.requeued"
+    ]
+
+
+async def test_an_end_of_an_offer_that_was_never_taken_counts_for_nothing(here) -> None:
+    await prompted(here, "chat")
+    want = Want(runner=LINKED, caps="host", count=1, reach=Reach(groups=GROUPS, runner=LINKED))
+    (offer,) = await here.queue.offer([want], now=T0, offer_ms=1000)
+    offered = Claim(job=offer.job, fence=offer.fence, nonce=offer.nonce)
+    done = msgspec.msgpack.encode(TaskReport(stdout="forged", exit_code=0))
+    assert await here.host_tasks.late(offered, LINKED, done, now=T0 + 1) is None
+    await here.queue.decline(offered, LINKED, now=T0 + 2)
+    assert await here.host_tasks.late(offered, LINKED, done, now=T0 + 3) is None
+    assert (await here.host_tasks.find(TaskId("task-1"))).status == "pending"

@@ -82,6 +82,10 @@ LEFT JOIN runner_seen s ON s.runner = l.runner
 -- name: next_timer
 SELECT min(due_at) FROM timer
 
+-- name: begun_attempt
+SELECT 1 FROM attempt WHERE job = :job AND fence = :fence AND nonce = :nonce AND runner = :runner
+    AND confirmed_at IS NOT NULL
+
 -- name: all_leases
 SELECT l.job, l.fence, l.nonce, l.attempt, l.confirmed_at, l.cancel, j.kind, j.caps, j.ready_at, j.max_attempts,
        l.runner, j.subject, l.deadline_at, j.timeout_ms
