@@ -115,13 +115,14 @@ async def test_pages_are_newest_first_and_chosen_by_owner_state_and_name(bench: 
     await bench.store.sessions.end(old.id, "deleted", now=bench.now)
 
     async def page(**wanted: Any) -> tuple[int, list[str]]:
-        chosen = {"owner": "ann", "state": None, "name": "", "limit": 10, "offset": 0} | wanted
+        chosen = {"owner": "ann", "state": None, "ended": True, "name": "", "limit": 10, "offset": 0} | wanted
         count, sessions = await bench.store.sessions.page(**chosen)
         return count, [session.id for session in sessions]
 
     assert await page() == (2, [named.id, old.id])
     assert await page(limit=1, offset=1) == (2, [old.id])
     assert await page(state=SessionState.ENDED) == (1, [old.id])
+    assert await page(ended=False) == (1, [named.id])
     assert await page(name="n") == (1, [named.id])
     assert await page(owner=None) == (3, [other.id, named.id, old.id])
 

@@ -29,9 +29,10 @@ HELP: Final = """\
 %undo [N]    bring the variables back to before the last N executions
 %files [DIR] list the workspace
 !COMMAND     run a command in bash
-Ctrl-C interrupts, Ctrl-D leaves; the session stays."""
+Ctrl-C interrupts, Ctrl-D or exit() leaves; the session stays."""
 
 _HISTORY: Final = 1000
+_FAREWELLS: Final = frozenset({"exit", "exit()", "quit", "quit()"})
 _HOPELESS: Final = (InvalidToken, Forbidden)
 
 
@@ -126,6 +127,8 @@ class Terminal:
                 continue
             if statement is None:
                 continue
+            if statement in _FAREWELLS:
+                return
             try:
                 self._loop.run(self._do(statement))
             except KeyboardInterrupt:

@@ -102,8 +102,8 @@ def list_(
 
     async def work() -> None:
         async with connect() as api:
-            found = await api.sessions.page(offset=page, limit=limit)
-        shown = [item for item in found["sessions"] if all_ or item["state"] != "ended"]
+            found = await api.sessions.page(offset=page, limit=limit, state=None if all_ else "live")
+        shown = found["sessions"]
         if json:
             show_json({"count": found["count"], "sessions": shown})
             return

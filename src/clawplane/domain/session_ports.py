@@ -60,9 +60,9 @@ class Sessions(Protocol):
         ...
 
     async def page(
-        self, *, owner: str | None, state: SessionState | None, name: str, limit: int, offset: int
+        self, *, owner: str | None, state: SessionState | None, ended: bool, name: str, limit: int, offset: int
     ) -> tuple[int, list[Session]]:
-        """Return the count and one page, newest first; `name` "" means any; `offset` in rows."""
+        """Return the count and one page, newest first, those that have `ended` too or not; `name` "": any."""
         ...
 
     async def note(self, session_id: str, job: JobId, state: LiveState, *, now: int) -> None:

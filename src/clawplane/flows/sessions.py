@@ -131,16 +131,19 @@ class Sessions:
         return self._places.busy[session.id]
 
     async def page(
-        self, caller: Caller, *, state: SessionState | None, name: str, limit: int, offset: int
+        self, caller: Caller, *, state: SessionState | None, ended: bool, name: str, limit: int, offset: int
     ) -> tuple[int, list[Session]]:
         """Return the count and one page of the caller's sessions, newest first; `offset` in rows."""
         await self._places.chronicle.settle()
-        return await self._sessions.page(owner=caller.owner, state=state, name=name, limit=limit, offset=offset)
+        return await self._sessions.page(
+            owner=caller.owner, state=state, ended=ended, name=name, limit=limit, offset=offset
+        )
 
     async def all(self, caller: Caller) -> list[Session]:
         """Return the caller's sessions that have not ended, newest first."""
-        _, found = await self.page(caller, state=None, name="", limit=self._limits.live_per_owner * 2, offset=0)
-        return [session for session in found if session.state is not SessionState.ENDED]
+        most = self._limits.live_per_owner * 2
+        _, found = await self.page(caller, state=None, ended=False, name="", limit=most, offset=0)
+        return found
 
     async def known(self, session_id: str) -> Session:
         """Return a session, whoever owns it, for somebody who has proved to hold its token."""

@@ -255,10 +255,10 @@ class SqlSessions:
         return None if row is None else _session(row)
 
     async def page(
-        self, *, owner: str | None, state: SessionState | None, name: str, limit: int, offset: int
+        self, *, owner: str | None, state: SessionState | None, ended: bool, name: str, limit: int, offset: int
     ) -> tuple[int, list[Session]]:
         """Return the count and one page, newest first."""
-        wanted = {"owner": owner, "state": None if state is None else state.value, "name": name}
+        wanted = {"owner": owner, "state": None if state is None else state.value, "name": name, "ended": ended}
 
         async def view(tx: Transaction) -> tuple[int, list[Session]]:
             ((count,),) = await tx.fetch("count_sessions", wanted)

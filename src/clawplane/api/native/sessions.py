@@ -33,12 +33,13 @@ from clawplane.domain.sessions import LiveState, Session, SessionState
 from clawplane.flows.session_files import SessionFiles
 
 _OCTETS: Final = "application/octet-stream"
+_LIVE: Final = "live"
 
 STATE: Final = Parameter(
     name="state",
     kind="string",
-    description="Only sessions in this state.",
-    choices=tuple(state.value for state in SessionState),
+    description="Only sessions in this state; live: all that have not ended.",
+    choices=(*(state.value for state in SessionState), _LIVE),
 )
 NAME: Final = Parameter(name="name", kind="string", description="Only the sessions of this name.")
 PATH: Final = Parameter(name="path", kind="string", description="A path within the workspace.")
@@ -77,7 +78,8 @@ async def list_sessions(call: Call) -> Response:
         raise InvalidSchema(f"state: {state[:40]!r} is no state.", hint=f"Use one of {', '.join(STATE.choices)}.")
     count, found = await call.flows.sessions.page(
         call.caller,
-        state=SessionState(state) if state else None,
+        state=SessionState(state) if state and state != _LIVE else None,
+        ended=state != _LIVE,
         name=call.text("name"),
         limit=page.limit,
         offset=page.skip,

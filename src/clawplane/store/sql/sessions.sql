@@ -20,12 +20,14 @@ SELECT count(*) FROM session WHERE owner = :owner AND state <> 'ended'
 -- name: count_sessions
 SELECT count(*) FROM session
 WHERE (:owner IS NULL OR owner = :owner) AND (:state IS NULL OR state = :state) AND (:name = '' OR name = :name)
+    AND (:ended OR state <> 'ended')
 
 -- name: page_sessions
 SELECT id, owner, state, options, job, runner, created_at, used_at, sleeps_at, coalesce(ends_at, expires_at), ended_at,
        end_reason, exec_count, lives, branch_of
 FROM session
 WHERE (:owner IS NULL OR owner = :owner) AND (:state IS NULL OR state = :state) AND (:name = '' OR name = :name)
+    AND (:ended OR state <> 'ended')
 ORDER BY number DESC LIMIT :limit OFFSET :offset
 
 -- name: session_place
