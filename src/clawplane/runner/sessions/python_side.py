@@ -20,6 +20,7 @@ from clawplane.sandbox.repl_wire import MAIN, Kept
 
 _TALK_SECONDS = 10.0
 _ENDED = "The interpreter had ended between two calls and was replaced; its variables are lost."
+_OUT_OF_MEMORY = "Memory was out between two calls: the interpreter was ended and replaced; its variables are lost."
 _SILENT = "The interpreter said nothing more between two calls and was replaced; its variables are lost."
 
 
@@ -171,8 +172,19 @@ class PythonSide:
     async def _lose(self, what: str) -> None:
         """Let go of an interpreter that is of no use any more, and keep it in mind for who asks next."""
         if not self.fresh:
-            self._untold = what
+            self._untold = _OUT_OF_MEMORY if await self._fell_for_memory() else what
         await self.drop()
+
+    async def _fell_for_memory(self) -> bool:
+        """Tell whether the interpreter was killed because memory was out."""
+        if self._interpreter is None:
+            return False
+        member = self._interpreter.member
+        if member.ending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TALK_SECONDS):
+                    await member.wait()
+        return member.end is not None and member.end.reason == "memory"
 
     async def close(self) -> None:
         """End everything Python of this session and wait until it is gone."""

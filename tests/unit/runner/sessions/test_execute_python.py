@@ -113,6 +113,23 @@ async def test_an_interpreter_that_was_lost_while_nobody_asked_is_told_to_who_as
     assert (await stay.python("1")).notes == ()
 
 
+async def test_an_interpreter_that_ran_out_of_memory_while_nobody_asked_is_told_with_the_reason(sandbox, house, begin):
+    if sandbox.cgroup_mode == "none":
+        pytest.skip("no cgroup counts memory here: a thread that takes too much hears MemoryError")
+    stay = await begin(house, memory=128)
+    await stay.python(
+        "import os, threading\n"
+        "def hog():\n"
+        "    while not os.path.exists('/workspace/go'): pass\n"
+        "    found = []\n"
+        "    while True: found.append(b'x' * (8 << 20))\n"
+        "threading.Thread(target=hog, daemon=True).start()"
+    )
+    await stay.ask("write", WriteFile(path="go")).feed(b"1").answer()
+    await stay.job._live.python._interpreter.member.wait()
+    assert any("Memory was out" in note for note in (await stay.python("1")).notes)
+
+
 async def test_a_reset_after_such_a_loss_leaves_nothing_to_tell(stay):
     await stay.python("x = 1")
     await stay.shell("kill -9 -1")
