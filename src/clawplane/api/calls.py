@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
@@ -93,6 +94,13 @@ class Flows:
     version: str = "0.1.0"
 
 
+def raw_query(request: Request, name: str) -> str:
+    """Return a query parameter, "" without it, in which bytes that are no UTF-8 are surrogates and not lost."""
+    query: str = request.scope["query_string"].decode("latin-1")
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    return dict(pairs).get(name, "")
+
+
 @dataclass(slots=True)
 class Call:
     """One request on its way through an operation. `public` operations see who calls only if they ask."""
@@ -119,6 +127,17 @@ class Call:
         if len(value) > _MAX_TEXT:
             raise InvalidSchema(f"{name}: it is longer than {_MAX_TEXT} characters.", hint="Shorten it.")
         return value
+
+    def path_within(self) -> str:
+        """Return the query parameter `path`; one that is no UTF-8 names nothing. Raises InvalidSchema."""
+        path = raw_query(self.request, "path")
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidSchema(
+                f"path: it is no UTF-8 at position {error.start}.", hint="Percent-encode the path as UTF-8."
+            ) from None
+        return path
 
     def number(self, name: str, default: int | None, *, low: int, high: int) -> int | None:
         """Return an integer query parameter; an empty one counts as absent. Raises InvalidSchema."""

@@ -666,12 +666,27 @@ async def test_an_upload_that_breaks_off_changes_nothing(bench: Bench) -> None:
     assert bench.host.files["a.txt"] == "grün\n".encode()
 
 
-@pytest.mark.parametrize("path", ["", "a%00b", "x" * 5000, "%ff"])
-async def test_a_path_that_cannot_be_one_is_refused_before_anybody_is_asked(bench: Bench, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("", 422, "path: it is empty."),
+        ("a%00b", 422, "path: it holds a NUL character."),
+        ("x" * 5000, 413, "path: 5000 bytes are more than 4096."),
+        ("%ff", 422, "path: it is no UTF-8 at position 0."),
+        ("a%c3", 422, "path: it is no UTF-8 at position 1."),
+        ("%ed%a0%80", 422, "path: it is no UTF-8 at position 0."),
+    ],
+    ids=["empty", "nul", "long", "byte", "cut", "surrogate"],
+)
+async def test_a_path_that_cannot_be_one_is_refused_before_anybody_is_asked(
+    bench: Bench, path: str, status: int, error: str
+) -> None:
     session = await bench.session()
-    answer = await bench.http.get(f"/v1/sessions/{session}/files/content?path={path}")
-    assert answer.status_code in {404, 413, 422}
-    assert answer.json()["error"].startswith("path:")
+    before = dict(bench.host.files)
+    for method in ("GET", "PUT"):
+        answer = await bench.http.request(method, f"/v1/sessions/{session}/files/content?path={path}", content=b"")
+        assert (answer.status_code, answer.json()["error"]) == (status, error)
+    assert bench.host.files == before
 
 
 # Workspaces and the rest

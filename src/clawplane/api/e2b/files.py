@@ -16,6 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.responses import Response
 
+from clawplane.api.calls import raw_query
 from clawplane.api.e2b import paths
 from clawplane.api.e2b.answers import as_json, nothing
 from clawplane.api.e2b.gate import Visit
@@ -43,7 +44,7 @@ async def read_file(visit: Visit) -> Response:
     """Stream a file."""
     query = visit.request.query_params
     paths.check_user(query.get("username", ""))
-    path = paths.named(query.get("path", ""))
+    path = paths.named(raw_query(visit.request, "path"))
     stream = await (await visit.files()).read(path)
     return ClosingStream(_chunks(stream), media_type="application/octet-stream")
 
@@ -58,7 +59,7 @@ async def write_files(visit: Visit) -> Response:
     else:
         body = _expanded(visit) if visit.request.headers.get("content-encoding") == "gzip" else _body(visit)
         async with aclosing(body):
-            written = [await _write(visit, paths.named(query.get("path", "")), body)]
+            written = [await _write(visit, paths.named(raw_query(visit.request, "path")), body)]
     return as_json([{"name": _name(entry), "type": "file", "path": _path(entry)} for entry in written])
 
 
@@ -168,7 +169,7 @@ async def _write_form(visit: Visit, boundary: bytes) -> list[FileEntry]:
             if kind == "file":
                 if len(written) >= _MAX_FILES:
                     raise InvalidArgument(f"The form holds more than {_MAX_FILES} files.", hint="Send several forms.")
-                path = visit.request.query_params.get("path") or data.decode("utf-8", "replace")
+                path = raw_query(visit.request, "path") or data.decode("utf-8", "surrogateescape")
                 writing = _Writing(visit, paths.named(path))
             elif writing is None:
                 raise InvalidArgument("The form has contents outside of its files.")

@@ -27,6 +27,10 @@ def inner(path: str, field: str = "path") -> str:
             f"{field}: {path[:200]!r} is outside of {WORKSPACE}.",
             hint=f"File calls reach {WORKSPACE} only; run a command for other files.",
         )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{field}: it is no UTF-8.", hint="Percent-encode the path as UTF-8.") from None
     names = [name for name in path.split("/") if name not in ("", ".")]
     if ".." in names:
         raise InvalidArgument(f"{field}: {path[:200]!r} leads upwards.", hint="Write the path without `..`.")

@@ -247,7 +247,7 @@ def _id(call: Call) -> str:
 
 
 def _path(call: Call, *, empty: bool = False) -> str:
-    return rules.check_path(call.request.query_params.get("path", ""), empty=empty)
+    return rules.check_path(call.path_within(), empty=empty)
 
 
 async def _found(call: Call) -> Session:

@@ -171,6 +171,15 @@ def test_a_gzip_body_that_is_none_is_refused(place: Any, sandbox: Any) -> None:
     assert (answer.status_code, place.sessions.contents) == (400, {})
 
 
+def test_a_path_that_is_no_utf8_is_refused_and_nothing_is_written_under_another_name(place: Any, sandbox: Any) -> None:
+    headers = {"X-Access-Token": sandbox._envd_access_token, "E2b-Sandbox-Id": sandbox.sandbox_id}
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{place.url}/files?path=a%ff", headers=headers, content=b"1")
+        assert answer.status_code == 400
+        assert "no UTF-8" in answer.text
+    assert place.sessions.contents == {}
+
+
 def test_watching_and_metadata_answer_a_clear_error(sandbox: Any) -> None:
     with pytest.raises(SandboxException, match="watching directories"):
         sandbox.files.watch_dir("/workspace")
