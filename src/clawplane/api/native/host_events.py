@@ -16,6 +16,7 @@ from clawplane.api.native.host_requests import MaintenanceBody
 from clawplane.api.native.host_tasks import host_of
 from clawplane.api.native.logs import NDJSON, SSE, wants_events
 from clawplane.domain.host_tasks import TaskEvent
+from clawplane.domain.leases import JobKind
 from clawplane.flows import channels
 
 _LIMIT: Final = 50
@@ -110,7 +111,8 @@ async def maintain(call: Call) -> Response:
 async def list_runners(call: Call) -> Response:
     """Return the runners that take host tasks, with what each is and has."""
     host = host_of(call)
-    running = Counter(lease.runner for lease in await call.flows.queue.leases() if lease.confirmed)
+    leases = [lease for lease in await call.flows.queue.leases() if lease.kind is JobKind.HOST]
+    running = Counter(lease.runner for lease in leases if lease.confirmed)
     records = [record for record in await call.flows.leases.runners() if "host" in record.capabilities]
     listed = [shapes.runner_body(record, running[record.id]) for record in records]
     return shapes.reply(call, shapes.HostRunnerList(listed, host.pollers.parked))

@@ -263,8 +263,16 @@ async def test_waiting_tasks_are_explained(api: httpx.AsyncClient, here: Plane) 
     assert "clawplane runner --host-tasks" in codes[0]["hint"]
 
 
-async def test_runners_are_listed_with_what_they_take_and_have(here: Plane, api: httpx.AsyncClient) -> None:
-    played = await runner(here)
+async def test_runners_are_listed_with_what_they_take_and_have_of_host_tasks(
+    here: Plane, api: httpx.AsyncClient
+) -> None:
+    played = here.runner(capabilities=(*TAKES, "workers", "builds"), slots={"host": 5, "workers": 1, "builds": 1})
+    await played.connect()
+    worker = await here.worker(played)
+    asked = {"input": {"parameters": {"custom": {"keywords": ["a"]}}}}
+    started = await api.post(f"/api/v2/workers/{worker}/runs", json=asked)
+    assert started.status_code == 200, started.text
+    await played.take()  # a subtask is none of the host tasks
     await submit(api)
     await played.take()
     (found,) = (await data(await api.get("/v1/host/runners")))["list"]
