@@ -13,8 +13,12 @@ import struct
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 _with_lock_held = ctypes.PyDLL(None, use_errno=True)
 _with_lock_held.syscall.restype = ctypes.c_long
+
+for _name in ("capset", "mount", "pivot_root", "prctl", "setns", "signalfd", "umount2", "unshare"):
+    getattr(_libc, _name)  # found once here, and not in every fork that calls it first
 
 _CLONE3: Final = 435
 _GET_TID_ADDRESS: Final = 40
@@ -30,7 +34,6 @@ def syscall(number: int, *arguments: object, what: str) -> int:
     Raises OSError that names `what` when the kernel refuses.
     """
     converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
-    _libc.syscall.restype = ctypes.c_long
     result: int = _libc.syscall(ctypes.c_long(number), *converted)
     if result < 0:
         number_of_error = ctypes.get_errno()

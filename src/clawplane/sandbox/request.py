@@ -75,8 +75,9 @@ class Request:
 _MOUNTS: Final[Mapping[str, type[Mount]]] = {
     each.__name__: each for each in (ReadOnly, Writable, Scratch, Overlay, Link)
 }
-_VERSION: Final = 4
-"""Of the format: every Python since 3.4 reads it, and a profile's need not be the runner's."""
+_VERSION: Final = 2
+"""Of the format: every Python reads it, and a profile's need not be the runner's. Later ones intern strings again that
+were interned here, and to enter one into the table of all names touches, and so copies, two pages."""
 _PROGRAMS: Final[Mapping[str, type[Program]]] = {
     each.__name__: each for each in (Command, Script, Residence, Interpreter)
 }

@@ -103,11 +103,13 @@ def serve(search_path: list[str], rehearse: Callable[[], None]) -> Guest:
         surroundings = _prepare(configuration, search_path)
         hidden = _hide_ourselves(configuration, search_path)
         plain_sites = _plain_sites(configuration.site_directories)
+        del aside
+        _forget_lookups()
+        filling = _fill_holes()  # what is made from here on is what forks use, and shall lie together
         _rehearse()
         rehearse()
         prepared = _prepared(configuration.preload, hidden)
-        del aside
-        filling = _freeze()
+        filling += _freeze()
     except BaseException:
         control.send(json.dumps({"failed": traceback.format_exc(limit=-3)[-4000:]}).encode())
         os._exit(1)
@@ -204,6 +206,16 @@ def _plain_sites(directories: Sequence[str]) -> frozenset[str]:
     return frozenset(each for each in directories if not any(name.endswith(".pth") for name in os.listdir(each)))
 
 
+def _forget_lookups() -> None:
+    """Empty the interpreter's cache of attributes, which is full of what imports looked up.
+
+    A fork that looks up something else lets go of the name that was there, and so copies the page which that is on.
+    From Python 3.12 on such names are not counted.
+    """
+    if sys.version_info < (3, 12):
+        sys._clear_type_cache()
+
+
 def _rehearse() -> None:
     """Run what every guest will run, so that the interpreter writes its notes on that code here and not in each."""
     policy = Policy(mounts=(Writable("/a", "/b"),), environment={"A": "B"}, listeners=(Listener("127.0.0.1", 1),))
@@ -229,11 +241,16 @@ def _rehearse() -> None:
     os.close(null)
 
 
+def _fill_holes() -> list[bytes]:
+    """Let new objects come into fresh memory; what is returned is to be kept."""
+    gc.collect()
+    return memory.fill_holes()
+
+
 def _freeze() -> list[bytes]:
     """Settle the memory that forks share; what is returned is to be kept."""
-    gc.collect()
     gc.disable()
-    filling = memory.fill_holes()
+    filling = _fill_holes()
     gc.freeze()  # shared pages stay shared: the collector does not touch what is frozen
     memory.make_huge()
     return filling
