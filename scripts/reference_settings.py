@@ -50,7 +50,7 @@ OWN: Final = {
     "CLAWPLANE_SESSION_LINKING_SECONDS": "how long an exec waits for a runner whose link was cut; default 2",
     "CLAWPLANE_SESSION_PLACING_SECONDS": "how long a new session waits for room on a runner; default 30",
     "CLAWPLANE_SESSION_POOL": "ready sandboxes kept for each profile of CLAWPLANE_SESSION_READY, and half as many "
-    "begun, for sessions that those do not suit; default 4, 0 = none",
+    "begun, for sessions that those do not suit; default as many as a fortieth of the memory holds, 4 to 64; 0 = none",
     "CLAWPLANE_SESSION_PROFILES": "profiles offered: bare, data, full (separated by commas); default all",
     "CLAWPLANE_SESSION_READY": "profiles of which ready sandboxes are kept; default data",
     "CLAWPLANE_SESSION_SAVE_SECONDS": "how long sessions may save their variables when a runner leaves; default 10",

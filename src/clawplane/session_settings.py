@@ -19,14 +19,14 @@ _PROFILES: Final[Mapping[str, ProfileName]] = {"bare": "bare", "data": "data", "
 class SessionChoices(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner offers of code sessions. Sizes in bytes, times in seconds.
 
-    `profiles` are offered; of those in `ready`, `pool` sandboxes each are kept ready. `spill` is how much of one exec's
-    output is kept in the workspace when it is more than an answer shows; `save_seconds` is how long sessions are given
-    to save their variables when the runner leaves.
+    `profiles` are offered; of those in `ready`, `pool` sandboxes each are kept ready, None: as many as memory allows.
+    `spill` is how much of one exec's output is kept in the workspace when it is more than an answer shows;
+    `save_seconds` is how long sessions are given to save their variables when the runner leaves.
     """
 
     enabled: bool = True
     slots: int = 1000
-    pool: int = 4
+    pool: int | None = None
     profiles: tuple[ProfileName, ...] = ("bare", "data", "full")
     ready: tuple[ProfileName, ...] = ("data",)
     spill: int = 16 * MIB
@@ -59,12 +59,17 @@ def session_choices(environment: Mapping[str, str]) -> SessionChoices:
     return SessionChoices(
         enabled=whole_number(environment, "CLAWPLANE_SESSIONS", 1, low=0, high=1) == 1,
         slots=whole_number(environment, "CLAWPLANE_SESSION_SLOTS", 1000, low=1, high=100_000),
-        pool=whole_number(environment, "CLAWPLANE_SESSION_POOL", 4, low=0, high=1000),
+        pool=_pool(environment),
         profiles=offered,
         ready=ready,
         spill=whole_number(environment, "CLAWPLANE_SESSION_SPILL_BYTES", 16 * MIB, low=0, high=1 << 40),
         save_seconds=whole_number(environment, "CLAWPLANE_SESSION_SAVE_SECONDS", 10, low=1, high=3600),
     )
+
+
+def _pool(environment: Mapping[str, str]) -> int | None:
+    name = "CLAWPLANE_SESSION_POOL"
+    return whole_number(environment, name, 0, low=0, high=1000) if environment.get(name, "").strip() else None
 
 
 def session_bounds(environment: Mapping[str, str]) -> SessionBounds:

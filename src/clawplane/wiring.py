@@ -51,6 +51,7 @@ from clawplane.link.server import link_endpoint
 from clawplane.runner.daemon import run_runner as run_runner_daemon
 from clawplane.runner.host.environment import wipe_secrets
 from clawplane.runner.host.settings import host_settings
+from clawplane.runner.sessions.supply import fitting_size
 from clawplane.runner.sessions.trial import finding_of, remembered
 from clawplane.runner.settings import EgressSettings, RunnerSettings
 from clawplane.sandbox.probe import probe
@@ -310,7 +311,7 @@ def run_runner(settings: RunnerDaemonSettings) -> None:
                 ),
                 sessions=settings.sessions.enabled,
                 session_slots=settings.sessions.slots,
-                session_pool=settings.sessions.pool,
+                session_pool=fitting_size() if settings.sessions.pool is None else settings.sessions.pool,
                 session_profiles=settings.sessions.profiles,
                 session_ready=settings.sessions.ready,
                 session_spill_bytes=settings.sessions.spill,

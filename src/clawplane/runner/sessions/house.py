@@ -22,22 +22,39 @@ from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import answered
 from clawplane.runner.sessions.live import Live
 from clawplane.runner.sessions.places import Kept, Places
-from clawplane.runner.sessions.pool import Pool, Ready
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.quiet import Quiet
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
-from clawplane.runner.sessions.sites import Sites
+from clawplane.runner.sessions.sites import abandoned, begin_site, suits
+from clawplane.runner.sessions.supply import Supply
 from clawplane.runner.sessions.trial import PROGRESS, Trial
+from clawplane.runner.sessions.world import stands_in
 from clawplane.runner.settings import RunnerSettings
+from clawplane.sandbox.launch import Resident
 
 _BRANCH_SECONDS: Final = 60.0
 _READY_FOR_EACH_SITE: Final = 2
+_SHORT_SECONDS: Final = 2.0
+"""What runs for longer than that is not over soon, and does not keep others from getting ready."""
 _SWEEP_SECONDS: Final = 600.0
 _DEPARTURE_SECONDS: Final = 15.0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A sandbox that waits for a session; `workspace` as records call it."""
+
+    residence: Residence
+    interpreter: Interpreter
+    workspace: str
+
+    @property
+    def alive(self) -> bool:
+        return self.residence.alive and self.interpreter.member.end is None
 
 
 @dataclass(slots=True)
@@ -77,21 +94,26 @@ class House:
         self._clearing: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         quiet, kept = Quiet(self._busy), settings.session_ready
-        self.pool = Pool(
+        size = min(settings.session_pool, settings.session_slots)
+        self.pool: Supply[_Ready] = Supply(
             self._make_ready,
             self._discard_ready,
+            lambda ready: ready.alive,
+            lambda options: stands_in(options, SessionOptions(profile=options.profile)),
             quiet,
             profiles=profiles,
             kept=kept,
-            size=settings.session_pool,
+            size=size,
         )
-        self.sites = Sites(
-            ground.sandbox,
-            ground.world,
+        self.sites: Supply[Resident] = Supply(
+            self._begin_site,
+            abandoned,
+            lambda site: site.alive,
+            suits,
             quiet,
             profiles=profiles,
             kept=kept,
-            size=-(-settings.session_pool // _READY_FOR_EACH_SITE),
+            size=-(-size // _READY_FOR_EACH_SITE),
         )
 
     async def start(self) -> None:
@@ -300,6 +322,7 @@ class House:
             branched=self._hold_branch,
             clock=self._clock,
             memory=memory,
+            crowded=lambda: self._opening > 0,
         )
         residence.join(live)
         saver.note(saved=False, names=kept.names, alive=True)
@@ -312,24 +335,30 @@ class House:
         site = self.sites.take(options) if on_a_site else None
         return await open_residence(self._ground, foundation, options, self._places.path(workspace), site)
 
-    # The pool
+    # What is made ahead
 
-    async def _make_ready(self, profile: Profile) -> Ready:
+    async def _begin_site(self, profile: Profile) -> Resident | None:
+        return await begin_site(self._ground.sandbox, self._ground.world, await self.profiles.ensure(profile))
+
+    async def _make_ready(self, profile: Profile) -> _Ready:
         options = SessionOptions(profile=profile)
         workspace = self._places.unnamed()
         with self._discarded_on_failure(workspace):
             residence, interpreter = await self._open(options, workspace, on_a_site=False)
             async with _closed_on_failure(residence, PythonSide(residence, {}, options.undo, interpreter)):
                 await interpreter.warm()
-        return Ready(residence, interpreter, options, workspace)
+        return _Ready(residence, interpreter, workspace)
 
-    async def _discard_ready(self, ready: Ready) -> None:
+    async def _discard_ready(self, ready: _Ready) -> None:
         await ready.residence.close()
         ready.interpreter.close()
         await asyncio.to_thread(self._places.discard, ready.workspace)
 
     def _busy(self) -> bool:
-        return bool(self._opening) or any(live.execs.running is not None for live in self._lives.values())
+        if self._opening:
+            return True
+        running = (live.execs.running for live in self._lives.values())
+        return any(each is not None and each.age < _SHORT_SECONDS for each in running)
 
     # Branches
 

@@ -41,7 +41,7 @@ __all__ = ["MOST_WAITING", "End", "Live"]
 
 _MOST_BESIDE: Final = 64
 _NOTE_SECONDS: Final = 1.0
-_COPY_SECONDS: Final = 0.25
+_COPY_SECONDS, _CROWDED_SECONDS = 0.25, 1.0
 """Idle for this long, the interpreter is copied for undo; an exec that comes sooner waits for the copy."""
 _REMEMBER_SECONDS: Final = 0.5
 """Idle for this long, the names of the variables are written down."""
@@ -63,7 +63,7 @@ class End:
 
 
 class Live:
-    """A session that lives on this runner. `note` hears of every change; `branched` takes a copy for a new session."""
+    """A session that lives here. `note` hears of changes, `branched` takes copies; `crowded`: others are opened."""
 
     def __init__(
         self,
@@ -77,6 +77,7 @@ class Live:
         branched: Callable[[Live, str, Copy], None],
         clock: Clock,
         memory: Memory,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self.spec = spec
         self.residence = residence
@@ -90,6 +91,7 @@ class Live:
         self._note_to = note
         self._branched = branched
         self._clock = clock
+        self._crowded = crowded
         self._files = FileAnswers(residence.files, execs.files_changed)
         self._turns = Turns(execs.dropped)
         self._beside: set[asyncio.Task[None]] = set()
@@ -324,7 +326,7 @@ class Live:
         options = self.spec.options
         steps = []
         if self.python.unprepared:
-            return self._used + _COPY_SECONDS
+            return self._used + (_CROWDED_SECONDS if self._crowded() else _COPY_SECONDS)
         if self._unremembered:
             return self._used + _REMEMBER_SECONDS
         if self._detached:

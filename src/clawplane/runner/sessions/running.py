@@ -66,6 +66,11 @@ class Running:
         if not self.request.detached:
             self._leaving = asyncio.create_task(self._caller_left())
 
+    @property
+    def age(self) -> float:
+        """Return for how many seconds it has run; 0 before it begins."""
+        return time.monotonic() - self._began if self._began else 0.0
+
     def end(self, cause: Cause, grace: float = GRACE_SECONDS) -> None:
         """End the exec for a reason; the first reason stays."""
         if self.cause is not None:
