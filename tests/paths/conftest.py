@@ -50,15 +50,20 @@ class Plane:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "CLAWPLANE_URL": self.url,
-            "CLAWPLANE_API_KEY": self.key,
-            "CLAWPLANE_DATA": str(self.data),
-            "XDG_STATE_HOME": str(self.data / "state"),
-            "CLAWPLANE_SESSION_PROFILES": self.profiles,
-            "NO_COLOR": "1",
-            "COLUMNS": "200",
-        }
+        few = {"CLAWPLANE_SESSION_POOL": "4"}  # what is made ahead for nobody is taken down again, too
+        return (
+            few
+            | os.environ
+            | {
+                "CLAWPLANE_URL": self.url,
+                "CLAWPLANE_API_KEY": self.key,
+                "CLAWPLANE_DATA": str(self.data),
+                "XDG_STATE_HOME": str(self.data / "state"),
+                "CLAWPLANE_SESSION_PROFILES": self.profiles,
+                "NO_COLOR": "1",
+                "COLUMNS": "200",
+            }
+        )
 
     def spawn(self, *arguments: str, until: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a daemon and return when its stderr has said a line that contains `until`."""
