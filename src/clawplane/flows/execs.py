@@ -25,7 +25,6 @@ from clawplane.flows.session_places import Place, SessionPlaces
 
 _TRIES: Final = 3
 _AFTERMATH_SECONDS: Final = 15.0
-_RETRY_SECONDS: Final = 0.05
 
 _event = msgspec.msgpack.Decoder(ExecEvent).decode
 _result = msgspec.msgpack.Decoder(ExecResult).decode
@@ -111,9 +110,8 @@ class Execution:
             self._answer = _result(await self._asked.answer())
         except StaleLease as error:
             if REFUSED not in error.details or self._tries >= _TRIES:
-                raise self._lost(error) from None
-            self._places.forget(self.session.id)
-            await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended
+                raise self._lost(await self._places.why_gone(self.session.id) or error) from None
+            await self._places.departed(self.session)
             try:
                 await self._ask()
             except ClawplaneError:  # nothing was done, and nothing can be

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final, TypeVar
 
@@ -18,7 +17,6 @@ from clawplane.flows.session_places import SessionPlaces
 A = TypeVar("A", bound=msgspec.Struct)
 
 _TRIES: Final = 3
-_RETRY_SECONDS: Final = 0.05
 
 
 class FileStream:
@@ -144,5 +142,4 @@ class SessionFiles:
         if self._tries >= _TRIES:
             raise error
         self._tries += 1
-        self._places.forget(self.session.id)
-        await asyncio.sleep(_RETRY_SECONDS * self._tries)  # the store may not have heard yet that it ended
+        await self._places.departed(self.session)

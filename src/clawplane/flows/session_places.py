@@ -231,8 +231,17 @@ class SessionPlaces:
 
     async def _arrival(self, job: JobId, seconds: float) -> None:
         """Wait until a runner is offered the job or comes back with it, but no longer than `seconds`."""
-        if self._leases.reach(job) is not None:
-            return
+        if self._leases.reach(job) is None:
+            await self._news(job, seconds)
+
+    async def departed(self, session: Session) -> None:
+        """Wait until it is known here that a life has ended of which its runner says so, but not for long."""
+        if self._leases.reach(session.job) is not None:
+            await self._news(session.job, self._patience.linking)
+        self.forget(session.id)
+
+    async def _news(self, job: JobId, seconds: float) -> None:
+        """Wait until a job is placed or over."""
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrivals[job].append(arrived)
         try:

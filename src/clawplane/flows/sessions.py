@@ -45,7 +45,6 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 _encode = msgspec.msgpack.Encoder().encode
 DELETED: Final = "It was deleted."
-_RETRY_SECONDS: Final = 0.1
 _DAY_MS: Final = 86_400_000
 
 
@@ -351,8 +350,7 @@ class Sessions:
         except StaleLease as error:
             if REFUSED not in error.details:
                 raise
-            self._places.forget(session.id)
-            await asyncio.sleep(_RETRY_SECONDS)  # the store may not have heard yet that it ended
+            await self._places.departed(place.session)
             return await self._answer(await self._places.reach(session), method, question, answer)
 
     @staticmethod
