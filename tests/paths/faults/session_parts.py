@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class Left:
 class SessionParts:
     """One control plane and one runner with the profile `bare` and no ready pool: no process without a session."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, *, runner_in: Sequence[str] = ()) -> None:
+        """Start both; `runner_in` is a command that runs the command behind it."""
         self.parts = parts
         self.plane = parts.plane
         self.http = parts.http
@@ -62,7 +63,9 @@ class SessionParts:
         self.home.mkdir()
         shutil.copy(parts.home / "runner" / "selftest.json", self.home)
         self.server = parts.serve()
+        self.plane.prefix = tuple(runner_in)
         self.runner = parts.runner("runner")
+        self.plane.prefix = ()
 
     # callers
 
@@ -149,6 +152,12 @@ class SessionParts:
         return caller
 
     # what is left
+
+    def clean(self) -> None:
+        """Return when nothing of any session is left on this host; raise AssertionError that says what is."""
+        end = time.monotonic() + PATIENCE
+        while left := self.left():
+            assert time.monotonic() < end, left
 
     def left(self, *, runner: int | None = None) -> Left:
         """Look for everything that sessions of a runner (its pid; the present one's) could leave on this host."""

@@ -78,7 +78,7 @@ def test_callers_of_a_control_plane_that_dies_are_told_and_their_sessions_go_on_
     assert {sessions.session(each)["lives"] for each in (plain, streamed, detached)} == {1}
     for each in (plain, streamed, detached, shown):
         sessions.delete(each)
-    until(lambda: not sessions.left())
+    sessions.clean()
 
 
 def test_callers_of_a_runner_that_dies_are_told_nothing_of_it_stays_and_its_sessions_wake_when_it_is_back(
@@ -133,7 +133,7 @@ def test_callers_of_a_runner_that_dies_are_told_nothing_of_it_stays_and_its_sess
     assert groups_of([dead]) == []
     for each in (*at_work.values(), saved, new):
         sessions.delete(each)
-    until(lambda: not sessions.left())
+    sessions.clean()
 
 
 def _kept(sessions: SessionParts, session: str) -> dict[str, Any]:
