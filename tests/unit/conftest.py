@@ -62,6 +62,7 @@ class FakeControlPlane:
         self.connections = 0
         self.unable: dict[str, str] = {}
         self.of_others: set[RunnerId] = set()
+        self.revoked = False
         """Runner ids that belong to other keys."""
         self.free_slots: dict[str, int] = {}
         self.leases: dict[JobId, Claim] = {}
@@ -229,7 +230,7 @@ class Serving:
 
     async def start(self) -> None:
         async def authenticate(token: str) -> str | None:
-            return "key" if token == TOKEN else None
+            return "key" if token == TOKEN and not self.plane.revoked else None
 
         async def belongs(key: str, runner: RunnerId) -> bool:
             return runner not in self.plane.of_others

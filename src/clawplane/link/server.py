@@ -153,7 +153,7 @@ class _Endpoint:
             for work in (
                 link.write(socket.send_bytes),
                 self._listen(socket, conversation, lanes),
-                self._watch(link, conversation),
+                self._watch(link, conversation, _bearer(socket)),
             ):
                 tasks.append(asyncio.create_task(_guarded(link, work)))
             await asyncio.wait([link.closing])
@@ -180,8 +180,8 @@ class _Endpoint:
             else:
                 await lanes.submit(_lane(frame), size, conversation.handling(frame))
 
-    async def _watch(self, link: Outbox, conversation: _Conversation) -> None:
-        """End a link that is silent, or whose other end does not read; frames pass without a timer each."""
+    async def _watch(self, link: Outbox, conversation: _Conversation, token: str) -> None:
+        """End a link that is silent, whose other end does not read, or whose token is good no more."""
         silence, within = self._limits.silence_ms * 2 / 1000, self._limits.send_within
         clock = asyncio.get_running_loop().time
         while True:
@@ -192,7 +192,10 @@ class _Endpoint:
             stuck = link.stuck(now, within)
             if stuck <= 0:
                 raise LinkError("the runner does not read what it is sent")
-            await asyncio.sleep(min(left, stuck))
+            await asyncio.sleep(min(left, stuck, self._limits.heartbeat_ms / 1000))
+            with contextlib.suppress(StoreError):  # a store that cannot be read is no reason to doubt it
+                if await self._authenticate(token) is None:
+                    raise LinkError("its token is good no more")
 
     async def _read(self, socket: WebSocket) -> tuple[RunnerFrame, int]:
         message = await socket.receive()

@@ -408,6 +408,18 @@ class TestShortLimits:
         await raw.send(hello())
         assert "nothing was heard" in (await closed(raw))[1]
 
+    async def test_a_runner_whose_key_is_revoked_is_closed_while_it_goes_on_to_talk(self, raw, plane) -> None:
+        await raw.send(hello())
+        await raw.recv()
+        plane.revoked = True
+        closing = asyncio.create_task(closed(raw))
+        with contextlib.suppress(ConnectionClosed):
+            while not closing.done():
+                await raw.send(CODEC.encode(Heartbeat(held=(), free={})))
+                await asyncio.sleep(0)
+        assert (await closing) == (1008, "its token is good no more")
+        assert "disconnected" in dict(plane.said)
+
     async def test_a_runner_that_does_not_read_is_closed(self, raw, plane) -> None:
         raw.transport.pause_reading()
         await raw.send(hello())
