@@ -171,6 +171,7 @@ async def measure(plane: Plane, arguments: argparse.Namespace, kernel: tuple[flo
     try:
         sessions = Sessions(http)
         await sessions.python("1+1")  # waits for the profile's environment
+        await settled(plane)
         rounds = arguments.rounds
         jupyter = "a Jupyter kernel without HTTP"
         figures = pair("create and 1+1, ready pool", await pooled(sessions, rounds), 5, 15, jupyter, kernel[0])
@@ -189,7 +190,7 @@ async def measure(plane: Plane, arguments: argparse.Namespace, kernel: tuple[flo
         await sessions.delete(live)
         figures += pair("thaw of a sleeping session and 1+1", await thaws(sessions, 20), 10, None, jupyter, kernel[1])
         figures += await flood(sessions, plane)
-        await asyncio.sleep(1)
+        await settled(plane)
         took, made = await burst(sessions, 100)
         figures.append(Figure("100 sessions at once, all answered", took, "ms", "< 500", took < 500))
         figures.append(Figure("... sessions a second", 100 / took * 1000, "1/s", ">= 200", took <= 500))
@@ -206,11 +207,12 @@ async def idle(sessions: Sessions, plane: Plane, made: list[str], count: int) ->
     keeps for them.
     """
     begun_with = len(made)
+    await settled(plane)
     proportional, available = memory_mib(plane.pids("runner")), available_mib()
     while len(made) < count:
         _, more = await burst(sessions, min(50, count - len(made)))
         made += more
-    await asyncio.sleep(5)  # what the last ones were made with is cleared away
+    await settled(plane)
     pids = plane.pids("runner")
     more_sessions = max(1, count - begun_with)
     held = (memory_mib(pids) - proportional) / more_sessions
@@ -223,6 +225,16 @@ async def idle(sessions: Sessions, plane: Plane, made: list[str], count: int) ->
         Figure("memory of one more idle session, of the processes", held, "MiB", "< 4", held < 4),
         Figure("... that the host has less", missing, "MiB", "< 4", missing < 4),
     ]
+
+
+async def settled(plane: Plane) -> None:
+    """Wait until the runner has made ahead what it keeps ready: it starts and ends no more processes."""
+    before, since = plane.pids("runner"), time.perf_counter()
+    while time.perf_counter() - since < 3:
+        await asyncio.sleep(0.5)
+        now = plane.pids("runner")
+        if set(now) != set(before):
+            before, since = now, time.perf_counter()
 
 
 def available_mib() -> float:
