@@ -377,3 +377,28 @@ def test_a_path_of_the_host_is_not_where_a_session_stands(house: Any, session: A
     mounts = session.shell("cut -d' ' -f5 /proc/self/mountinfo")["stdout"].split()
     assert not [point for point in mounts if point.startswith(str(house.directory))]
     assert str(Path.home()) not in mounts
+
+
+CONFUSING: Final = {
+    "bytes that are no text": (b"a\xff\xfeb", "a\ufffd\ufffdb"),
+    "a lone surrogate": (b"a\xed\xa0\x80b", "a\ufffd\ufffd\ufffdb"),
+    "NUL": (b"a\0b", "ab"),
+    "a line that is written over": (b"10 %\r50 %\r100 %\n", "100 %\n"),
+    "colours": (b"\x1b[31mred\x1b[0m", "red"),
+    "a title": (b"\x1b]0;pwned\x07text", "text"),
+    "the clipboard": (b"\x1b]52;c;cHduZWQ=\x07text", "text"),
+    "a screen that is cleared": (b"kept\x1b[2J\x1b[Htext", "kepttext"),
+    "a byte order mark": (b"\xef\xbb\xbftext", "\ufefftext"),
+    "a line separator": ("a\u2028b".encode(), "a\u2028b"),
+    "an emoji": ("\U0001f600".encode(), "\U0001f600"),
+}
+
+
+@pytest.mark.parametrize("name", CONFUSING)
+def test_confusing_bytes_are_shown_as_text_and_whole_when_asked_for(session: Any, name: str) -> None:
+    """43, 67: whoever shows an answer shows no escape of the guest's; `raw` is for who wants the bytes as text."""
+    written, shown = CONFUSING[name]
+    code = f"import os\nfor byte in {written!r}: os.write(1, bytes([byte]))"  # every character is cut
+    assert session.python(code)["stdout"] == shown
+    octal = "".join(f"\\{byte:03o}" for byte in written)
+    assert session.shell(f"printf '{octal}'")["stdout"] == shown

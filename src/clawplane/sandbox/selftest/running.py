@@ -53,7 +53,9 @@ _ELSEWHERE: Final = (
     Elsewhere(34, "abuses the proxy", _SESSION),
     Elsewhere(35, "listens", _SESSION),
     Elsewhere(36, "exceeds its traffic", _SESSION),
-    Elsewhere(37, "steals secret placeholders", _SESSION),
+    Elsewhere(
+        37, "steals secret placeholders", "nowhere: a session is given no secret, so there is nothing in its place"
+    ),
     Elsewhere(43, "prints confusing bytes", _SERVER),
     Elsewhere(44, "returns rich output", _SESSION),
     Elsewhere(45, "sends archive bombs", _SERVER),
