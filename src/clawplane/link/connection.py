@@ -59,6 +59,10 @@ class Waits:
     """For the same reason, that nobody listens yet is worth no warning for so many seconds."""
     longest_retry: float = 30.0
     open_within: float = 10.0
+    retry_holding: float = 3.0
+    """The longest pause while something runs, which others are given after some silence."""
+    open_holding: float = 5.0
+    """The same for an attempt, which takes that long when what is sent is swallowed."""
     welcome_within: float = 15.0
     send_within: float = 20.0
     close_within: float = 2.0
@@ -66,12 +70,21 @@ class Waits:
     """A heartbeat that has no answer after this many periods means that the connection is dead."""
 
 
-def pauses(waits: Waits, chance: Callable[[], float] = random.random, *, eager: bool = False) -> Iterator[float]:
-    """Yield how long to wait before each further attempt: at once, then 1 s doubling up to 30 s, with jitter."""
+def pauses(
+    waits: Waits,
+    chance: Callable[[], float] = random.random,
+    *,
+    eager: bool = False,
+    holding: Callable[[], bool] = lambda: False,
+) -> Iterator[float]:
+    """Yield how long to wait before each further attempt: at once, then 1 s doubling up to 30 s, with jitter.
+
+    While `holding` says so, it is never more than 3 s.
+    """
     yield waits.first_retry * chance()
     pause = waits.eager_retry if eager else waits.retry
     while True:
-        yield pause * (0.5 + chance() / 2)
+        yield (min(pause, waits.retry_holding) if holding() else pause) * (0.5 + chance() / 2)
         pause = min(pause * 2, waits.longest_retry)
 
 
@@ -185,11 +198,14 @@ class Link:
         """Return the leases held, ended ones included whose end is not answered yet."""
         return self._side.held()
 
+    def _holding(self) -> bool:
+        return self._side.running
+
     # The connection
 
     async def run(self) -> None:
         """Keep the link until cancelled; raises LinkRefused when the first greeting ever is refused."""
-        attempts = pauses(self._waits, eager=True)
+        attempts = pauses(self._waits, eager=True, holding=self._holding)
         began = self._clock.monotonic()
         try:
             while True:
@@ -206,7 +222,7 @@ class Link:
                     _log.log(level, "No link to the control plane: %s", _sentence(error))
                 self._unlinked()
                 if self._greetings > greeted_before:
-                    attempts = pauses(self._waits)
+                    attempts = pauses(self._waits, holding=self._holding)
                 await asyncio.sleep(next(attempts))
         finally:
             if self._watchdog is not None:
@@ -224,7 +240,7 @@ class Link:
                 compression=None,
                 max_size=MAX_FRAME,
                 max_queue=64,
-                open_timeout=waits.open_within,
+                open_timeout=waits.open_holding if self._holding() else waits.open_within,
                 close_timeout=waits.close_within,
                 ping_interval=None,  # heartbeats say more: that the store is alive, not only the socket
             )

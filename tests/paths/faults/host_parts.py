@@ -105,7 +105,7 @@ class HostParts:
         environment = os.environ | {"WORKER_URL": url, "HOME": str(self.home), "LONG_POLL_WAIT": "2000"}
         with (self.parts.home / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
-                [str(CLAWPLANE), "worker", "--data", str(self.parts.home / name), "--log", "debug"],
+                [str(CLAWPLANE), "worker", "--data", str(self.parts.home / name), "--name", name, "--log", "debug"],
                 env=environment, stderr=log, text=True, start_new_session=True,
             )  # fmt: skip
         self.parts.plane.processes.append(process)

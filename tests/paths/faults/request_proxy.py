@@ -27,7 +27,8 @@ class RequestProxy:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
+        self._silence = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -38,13 +39,21 @@ class RequestProxy:
         self._is_cut = True
         self._loop.call_soon_threadsafe(self._abort)
 
+    def go_silent(self) -> None:
+        """Swallow what is said on all connections, on new ones, too, until `mend`: packets are dropped.
+
+        What had a connection then is dead for good: nothing of it is passed on later, and it is not closed either.
+        """
+        self._is_silent = True
+        self._silence += 1
+
     def _abort(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
     def mend(self) -> None:
         """Let connections through again."""
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
 
     def close(self) -> None:
         """End the thread."""
@@ -84,9 +93,11 @@ class RequestProxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         asked: list[str] = []
+        # a connection passes on until the next silence begins
+        until = self._silence - 1 if self._is_silent else self._silence
         copies = [
-            asyncio.create_task(self._copy(reader, far_writer, asked, is_request=True)),
-            asyncio.create_task(self._copy(far_reader, writer, asked, is_request=False)),
+            asyncio.create_task(self._copy(reader, far_writer, asked, until, is_request=True)),
+            asyncio.create_task(self._copy(far_reader, writer, asked, until, is_request=False)),
         ]
         try:
             await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
@@ -99,9 +110,17 @@ class RequestProxy:
                 await far_writer.wait_closed()
 
     async def _copy(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: list[str], *, is_request: bool
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        asked: list[str],
+        until: int,
+        *,
+        is_request: bool,
     ) -> None:
         while data := await reader.read(1 << 16):
+            if self._silence > until:
+                continue
             if is_request and (match := _REQUEST.match(data)) is not None:
                 asked.append(f"{match[1].decode()} {match[2].decode()}")
                 if not self._watch(asked[-1]):
@@ -110,3 +129,5 @@ class RequestProxy:
                 return
             writer.write(data)
             await writer.drain()
+        if self._silence > until:
+            await asyncio.Event().wait()  # a host that is gone does not even close

@@ -108,7 +108,7 @@ class WatchedProxy:
         self._loop = asyncio.new_event_loop()
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
         self.shipped: dict[Lease, dict[int, list[bytes]]] = defaultdict(dict)
         self.stored: dict[Lease, int] = defaultdict(int)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -124,10 +124,15 @@ class WatchedProxy:
 
     def mend(self) -> None:
         """Let new connections through."""
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
 
     def swallow(self) -> None:
         """Take in whatever is said on the connections there are, pass nothing on, and say nothing about it."""
+        self._do(self._swallow)
+
+    def go_silent(self) -> None:
+        """Swallow what is said on all connections, on new ones, too, until `mend`: packets are dropped."""
+        self._is_silent = True
         self._do(self._swallow)
 
     def close(self) -> None:
@@ -197,6 +202,7 @@ class WatchedProxy:
             return
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         connection = _Connection([(reader, writer), (far_reader, far_writer)])
+        connection.swallowing = self._is_silent
         self._connections.add(connection)
         copies = [
             asyncio.create_task(self._copy(connection, reader, far_writer, from_runner=True)),

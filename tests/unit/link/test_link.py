@@ -504,6 +504,12 @@ def test_before_the_first_greeting_the_pauses_begin_shorter() -> None:
     assert [next(eager) for _ in range(4)] == [0.05, 0.2, 0.4, 0.8]
 
 
+def test_while_something_runs_no_pause_is_longer_than_three_seconds() -> None:
+    runs = [True] * 7 + [False] * 3
+    holding = pauses(Waits(), chance=lambda: 1.0, holding=iter(runs).__next__)
+    assert [next(holding) for _ in range(11)] == [0.05, 1, 2, 3, 3, 3, 3, 3, 30, 30, 30]
+
+
 @pytest.mark.parametrize(
     ("base", "expected"),
     [

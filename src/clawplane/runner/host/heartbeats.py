@@ -24,6 +24,10 @@ from clawplane.runner.host.stopping import Stop
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
 
 EVERY_SECONDS: Final = 15.0
+HOLDING_SECONDS: Final = 5.0
+"""The period while a task is held by a claim: a cut of a minute between two beats must not cost it."""
+AGAIN_SECONDS: Final = 2.0
+"""The pause after a beat that failed, while a task is held."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +41,10 @@ class Held:
 
 
 class Heartbeats:
-    """The loop; `held` is read at every beat. `about` is what the runner says of itself."""
+    """The loop; `held` is read at every beat. `about` is what the runner says of itself.
+
+    `back` is called when the server is heard again after a beat that failed.
+    """
 
     def __init__(
         self,
@@ -47,13 +54,16 @@ class Heartbeats:
         *,
         every: float = EVERY_SECONDS,
         monotonic: Callable[[], float],
+        back: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
         self._about = about
         self._held = held
         self._every = every
         self._monotonic = monotonic
+        self._back = back
         self._heard = monotonic()
+        self._failed = False
         self._offered = True
         self._wake = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
@@ -65,9 +75,8 @@ class Heartbeats:
     def claimed(self) -> None:
         """Hear that a task came with a claim: this server has heartbeats, and was just reached."""
         self._heard = self._monotonic()
-        if not self._offered:
-            self._offered = True
-            self._wake.set()
+        self._offered = True
+        self._wake.set()
 
     async def take_stock(self, reported: Iterable[tuple[TaskId, int]]) -> None:
         """Say all that this runner has, what it still reports included; raises TaskApiFailed when nobody was reached.
@@ -98,22 +107,36 @@ class Heartbeats:
             await asyncio.gather(self._loop, return_exceptions=True)
 
     async def _run(self) -> None:
+        beaten = self._monotonic()
         while True:
             try:
-                async with asyncio.timeout(self._every if self._offered else None):
+                async with asyncio.timeout(self.due_in(since=beaten)):
                     await self._wake.wait()
-                self._wake.clear()
+                self._wake.clear()  # a task came: the next beat is due sooner
             except TimeoutError:
-                pass
-            if self._offered:
-                await self._beat()
+                await self.beat()
+                beaten = self._monotonic()
 
-    async def _beat(self) -> None:
+    def due_in(self, *, since: float) -> float | None:
+        """Return in how many seconds a beat is due when the last was at `since`; None for never."""
+        if not self._offered:
+            return None
+        holding = any(held.claim is not None for held in self._held.values())
+        period = (AGAIN_SECONDS if self._failed else min(self._every, HOLDING_SECONDS)) if holding else self._every
+        return max(0.0, since + period - self._monotonic())
+
+    async def beat(self) -> None:
+        """Say once what is held."""
         try:
             await self._say({})
         except TaskApiFailed as error:
             _log.debug("a heartbeat failed: %s", error)
+            self._failed = True
             self._stop_the_lost()
+            return
+        if self._failed:
+            self._failed = False
+            self._back()
 
     async def _say(self, reported: Mapping[TaskId, int], **more: Any) -> Mapping[str, Any] | None:
         """Say what is held, and do what the answer asks for; None when the server has no heartbeats."""

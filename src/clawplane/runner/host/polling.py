@@ -77,6 +77,7 @@ class Polling:
         self._doing: set[asyncio.Task[None]] = set()
         self._leaving = asyncio.Event()
         self._freed = asyncio.Event()
+        self._heard = asyncio.Event()
         about = {
             "runnerId": runner,
             "name": settings.name,
@@ -85,7 +86,12 @@ class Polling:
             "labels": dict(settings.labels),
             "slots": settings.host.slots,
         }
-        self._beats = Heartbeats(desk.api, about, self._held, monotonic=desk.clock.monotonic)
+        self._beats = Heartbeats(desk.api, about, self._held, monotonic=desk.clock.monotonic, back=self._back)
+
+    def _back(self) -> None:
+        """Hear that the server can be reached again: whoever waits because it could not be goes on."""
+        self._heard.set()
+        self._desk.reporter.hurry()
 
     def _asked(self, runner: RunnerId) -> dict[str, str]:
         settings = self._settings
@@ -139,7 +145,7 @@ class Polling:
         clock, settings = self._desk.clock, self._settings
         while True:
             if len(self._held) >= settings.host.slots:
-                await self._wait_for_a_slot(settings.busy_ms / 1000)
+                await self._pause_or(self._freed, settings.busy_ms / 1000)
                 continue
             began = clock.monotonic()
             try:
@@ -156,8 +162,10 @@ class Polling:
                 failures += 1
                 wait = self._desk.jitter(min(FAILURE_SECONDS * failures, LONGEST_SECONDS))
                 _log.warning("No task from the server (%d in a row), next poll in %.1f s: %s", failures, wait, error)
-                await self._desk.pause(wait)
+                await self._pause_or(self._heard, wait)
                 continue
+            if failures:
+                self._desk.reporter.hurry()
             failures = 0
             if task is not None:
                 self._begin(task)
@@ -165,10 +173,10 @@ class Polling:
             if quick > _QUICK_NULLS:
                 await self._desk.pause(settings.busy_ms / 1000)
 
-    async def _wait_for_a_slot(self, seconds: float) -> None:
-        """Wait, but not longer than until a task has ended."""
-        self._freed.clear()
-        waits = [asyncio.ensure_future(self._desk.pause(seconds)), asyncio.ensure_future(self._freed.wait())]
+    async def _pause_or(self, event: asyncio.Event, seconds: float) -> None:
+        """Wait, but not longer than until something has happened."""
+        event.clear()
+        waits = [asyncio.ensure_future(self._desk.pause(seconds)), asyncio.ensure_future(event.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

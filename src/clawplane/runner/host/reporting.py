@@ -57,6 +57,7 @@ class Reporter:
         self._claims: dict[str, tuple[TaskId, int]] = {}
         self._disk = DiskTurns()
         self._changed = asyncio.Event()
+        self._hurried = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._loop: asyncio.Task[None] | None = None
@@ -92,6 +93,10 @@ class Reporter:
         """Return the tasks, each with its claim, whose reports are not acknowledged."""
         return list(self._claims.values())
 
+    def hurry(self) -> None:
+        """Hear that the server can be reached: what waits because it could not be is sent now."""
+        self._hurried.set()
+
     async def settle(self, seconds: float) -> bool:
         """Wait until everything is acknowledged, at most that long; True when it is."""
         try:
@@ -122,7 +127,7 @@ class Reporter:
                 failures += 1
                 wait = min(FIRST_WAIT * 2 ** min(failures - 1, 20), LONGEST_WAIT)
                 _log.warning("A report waits, for the server did not take it: %s", error)
-                await self._pause(self._jitter(wait))
+                await self._wait(self._jitter(wait))
                 continue
             failures = 0
             await self._acknowledged(name, body)
@@ -145,6 +150,17 @@ class Reporter:
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def _wait(self, seconds: float) -> None:
+        """Pause, but not longer than until somebody hurries."""
+        self._hurried.clear()
+        waits = [asyncio.ensure_future(self._pause(seconds)), asyncio.ensure_future(self._hurried.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _acknowledged(self, name: str, body: bytes) -> None:
         if self._waiting[name][0] is not body:

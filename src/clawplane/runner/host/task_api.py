@@ -20,6 +20,8 @@ from clawplane.runner.host.task_frames import NoTask, PolledTask, read_task
 POLL_GRACE: Final = 5.0
 """Seconds that an answer to a poll may take beyond the time that was asked for."""
 SECONDS: Final = 10.0
+HEARTBEAT_SECONDS: Final = 5.0
+"""Seconds that an answer to a heartbeat may take; what is sent into a cut network is not waited for longer."""
 _MOST_TASK: Final = 16 << 20
 _MOST_ANSWER: Final = 1 << 20
 _UPLOAD_BYTES_A_SECOND: Final = 256 << 10
@@ -86,7 +88,7 @@ class TaskApi:
     async def heartbeat(self, body: bytes) -> Mapping[str, Any] | None:
         """Say what still runs and return the answer; None when the server has no heartbeats. Raises TaskApiFailed."""
         try:
-            answer = await self._post("/worker/heartbeat", body)
+            answer = await self._post("/worker/heartbeat", body, seconds=HEARTBEAT_SECONDS)
         except TaskApiFailed as error:
             if error.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
@@ -102,15 +104,15 @@ class TaskApi:
     async def ask(self, body: bytes, *, seconds: float) -> Mapping[str, Any]:
         """Ask a person something and return what the server knows after `seconds`; raises TaskApiFailed."""
         try:
-            told = json.loads(await self._post("/worker/ask", body, more=seconds))
+            told = json.loads(await self._post("/worker/ask", body, seconds=SECONDS + seconds))
         except (ValueError, RecursionError):
             raise TaskApiFailed("the question was answered with no JSON") from None
         if not isinstance(told, dict):
             raise TaskApiFailed("the question was answered with no object")
         return told
 
-    async def _post(self, path: str, body: bytes, *, more: float = 0.0) -> bytes:
-        seconds = SECONDS + more + len(body) / _UPLOAD_BYTES_A_SECOND
+    async def _post(self, path: str, body: bytes, *, seconds: float = SECONDS) -> bytes:
+        seconds += len(body) / _UPLOAD_BYTES_A_SECOND
         status, answer = await self._request("POST", path, seconds=seconds, content=body)
         if not 200 <= status < 300:
             raise TaskApiFailed(f"{path} was answered with status {status}", status=status)

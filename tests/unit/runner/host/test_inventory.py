@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -105,3 +106,60 @@ async def test_reports_that_are_not_acknowledged_are_known_with_their_claims_als
                 assert await reporter.settle(10)
                 assert reporter.claims() == []
             await reporter.close()
+
+
+class Waking:
+    """A beat's clock: a monotonic time that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("claims", "failed", "seconds"),
+    [((), False, 15.0), ((None,), False, 15.0), ((7,), False, 5.0), ((None, 7), True, 2.0), ((), True, 15.0)],
+    ids=["idle", "of-a-peer", "holding", "holding-unheard", "idle-unheard"],
+)
+async def test_beats_follow_each_other_sooner_while_a_task_is_held_and_soonest_after_one_that_failed(
+    api: PlayedTaskApi, claims: tuple[int | None, ...], failed: bool, seconds: float
+) -> None:
+    held = {TaskId(f"t-{number}"): Held(claim) for number, claim in enumerate(claims)}
+    clock = Waking()
+    async with TaskApi(api.url, TOKEN) as wire:
+        beats = Heartbeats(wire, {}, held, monotonic=clock)
+        api.heartbeats.append(Say(503) if failed else answer())
+        await beats.beat()
+        clock.now += 1.5
+        assert beats.due_in(since=0.0) == seconds - 1.5
+
+
+async def test_whoever_waits_is_told_when_the_server_is_heard_again(api: PlayedTaskApi) -> None:
+    told = []
+    api.heartbeats.extend([answer(), Say(503), Say(503), answer(), answer()])
+    async with TaskApi(api.url, TOKEN) as wire:
+        beats = Heartbeats(wire, {}, {}, monotonic=Waking(), back=lambda: told.append(len(api.server.heard)))
+        for _ in range(5):
+            await beats.beat()
+    assert told == [4]
+
+
+async def test_a_report_that_waits_is_sent_when_somebody_hurries(api: PlayedTaskApi, house: HostHouse) -> None:
+    async def forever(seconds: float) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.Event()
+    api.results.append(Say(503))
+    async with TaskApi(api.url, TOKEN) as wire:
+        reporter = Reporter(wire, house.spool, pause=forever, jitter=lambda s: s, monotonic=SystemClock().monotonic)
+        await reporter.start()
+        reporter.hurry()  # while nothing waits, which is no reason to hurry later
+        await reporter.put(TaskId("t-1"), TaskReport(exit_code=0))
+        await asyncio.wait_for(waiting.wait(), 10)
+        assert house.spool.load()
+        reporter.hurry()
+        assert await reporter.settle(10)
+        await reporter.close()
