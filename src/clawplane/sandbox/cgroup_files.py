@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 BASE_PREFIX: Final = "clawplane-"
+_BASE: Final = re.compile(rf"{BASE_PREFIX}\d+(?:\.\d+)?")
 _NAMES_TO_TRY: Final = 64
 _BLOCK: Final = 1 << 16
 _FILES: Final = ("/cgroup.procs", "/tasks")
@@ -159,7 +161,7 @@ def sweep(parent: str, directories: Directories) -> list[str]:
     """
     gone = []
     for path in children(parent):
-        if not os.path.basename(path).startswith(BASE_PREFIX):
+        if not _BASE.fullmatch(os.path.basename(path)):  # an operator may have a group of that prefix, too
             continue
         lock = _lock(path)
         if lock is None:

@@ -223,6 +223,14 @@ def test_what_a_dead_runner_left_is_swept_and_a_living_one_is_not(tree: Tree) ->
     assert base_of_living(living).exists()
 
 
+def test_a_group_that_only_begins_like_a_runner_s_is_left_alone(tree: Tree) -> None:
+    names = ("clawplane-runner.service", "clawplane-", "clawplane-1x", "clawplane-1.service")
+    for name in names:
+        tree.make(str(tree.own / name))
+    assert cgroup_files.sweep(str(tree.own), Directories(tree.make, shutil.rmtree)) == []
+    assert all((tree.own / name).exists() for name in names)
+
+
 def base_of_living(cgroups: Cgroups) -> Path:
     return Path(cgroups._hierarchies[0].base.path)
 
