@@ -117,7 +117,7 @@ def _own_group() -> Budget | None:
         if names is None or names not in own:
             continue
         root, point = before.split(" ")[3:5]
-        group = Path(point) / own[names].removeprefix(root).lstrip("/") / f"clawplane-test-{os.getpid()}"
+        group = Path(point) / own[names].removeprefix(root).lstrip("/") / f"crowd-{os.getpid()}"
         budget = Budget(group, unified=kind == "cgroup2")
         try:
             group.mkdir()
