@@ -218,7 +218,13 @@ class Caller:
         return self.http.put(f"/v1/sessions/{session}/files/content", params={"path": self._file()}, content=content)
 
     def download(self, session: str) -> httpx.Response:
-        return self.http.get(f"/v1/sessions/{session}/files/content", params={"path": self._file()})
+        """Download a file; one whose session is deleted meanwhile breaks off, so that no half looks like a whole."""
+        try:
+            return self.http.get(f"/v1/sessions/{session}/files/content", params={"path": self._file()})
+        except httpx.RemoteProtocolError:
+            found = self.http.get(f"/v1/sessions/{session}").json()
+            assert found["state"] == "ended", found
+            return httpx.Response(409, json={"error": f"broke off: the session ended at {found['ended_at']}"})
 
     def interrupt(self, session: str) -> httpx.Response:
         return self.http.post(f"/v1/sessions/{session}/interrupt", json={})
