@@ -92,7 +92,7 @@ class SessionPlaces:
         self._known: OrderedDict[str, Session] = OrderedDict()
         self._live: dict[str, LiveState] = {}
         self._arrivals: dict[JobId, list[asyncio.Future[None]]] = defaultdict(list)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.chronicle = Chronicle(sessions)
         self.busy: Counter[str] = Counter()
         """Execs under way by session."""
@@ -160,6 +160,9 @@ class SessionPlaces:
         `ends_at` is a fixed end in milliseconds, which takes the place of the idle time.
         """
         self._expect_runner(session.runner)
+        return await self._to_its_end(self._submit(session, max_live, ends_at))
+
+    async def _submit(self, session: Session, max_live: int, ends_at: int | None) -> Session:
         job = self.job_for(session, resume=False)
         stored, _ = await asyncio.gather(
             self._sessions.create(session, job, max_live=max_live), self._leases.offer_now(job.caps)
@@ -218,6 +221,9 @@ class SessionPlaces:
 
     async def _wake(self, session: Session) -> Session:
         self._expect_runner(session.runner)
+        return await self._to_its_end(self._woken(session))
+
+    async def _woken(self, session: Session) -> Session:
         job = self.job_for(session, resume=True)
         woken, _ = await asyncio.gather(
             self._sessions.wake(session.id, job, now=self._clock.now_ms()), self._leases.offer_now(job.caps)
@@ -345,6 +351,13 @@ class SessionPlaces:
         task = asyncio.create_task(_logged(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Session]) -> Session:
+        """Do something whole, even if who asked leaves: an offer that is stored and never sent holds a job back."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
     async def close(self) -> None:
         """Abandon what was spawned, and store what is to be stored."""

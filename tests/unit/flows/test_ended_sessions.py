@@ -16,7 +16,7 @@ from clawplane.domain.access import Caller, Scope
 from clawplane.domain.errors import ClawplaneError, Conflict, StaleLease, Unavailable
 from clawplane.domain.leases import Offer
 from clawplane.domain.runner_asks import REFUSED
-from clawplane.domain.sessions import ExecResult, Session, SessionOptions, SessionSpec
+from clawplane.domain.sessions import ExecResult, LiveState, Session, SessionOptions, SessionSpec, SessionState
 from clawplane.flows.session_places import Patience
 from clawplane.flows.sessions import Sessions
 
@@ -118,3 +118,22 @@ async def test_who_asks_a_session_that_lives_on_hears_what_its_runner_says(tmp_p
         (await runner.questions.get()).fail(Unavailable("Not now."))
         with pytest.raises(Unavailable, match="Not now"):
             await waiting
+
+
+async def test_a_session_whose_waker_leaves_at_any_moment_is_offered_and_wakes_for_the_next_one(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here, asyncio.timeout(3 * TIME_LIMIT):
+        runner, sessions, session, offer = await _session(here)
+        state = msgspec.msgpack.encode(LiveState(state=SessionState.RUNNING))
+        for moments in (1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256):
+            await runner.end(offer, reason="saved")
+            leaving = asyncio.ensure_future(sessions.reset(ANN, session.id, asks.Reset()))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            waiting = asyncio.ensure_future(sessions.reset(ANN, session.id, asks.Reset()))
+            offer = await runner.take()  # long before an offer that nobody confirms would come again
+            while not waiting.done():
+                (await runner.questions.get()).answer(state)
+                await asyncio.wait([waiting], timeout=0.01)
+            assert (await waiting).state is SessionState.RUNNING
