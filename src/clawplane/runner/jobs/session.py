@@ -25,7 +25,8 @@ from clawplane.domain.sessions import ExecEvent, LiveState, SessionSpec
 from clawplane.link.asking import Asking
 from clawplane.runner.jobs.job import CannotPrepare
 from clawplane.runner.sessions.house import House
-from clawplane.runner.sessions.live import MOST_WAITING, Live
+from clawplane.runner.sessions.live import Live
+from clawplane.runner.sessions.turns import MOST_WAITING
 
 _FIRST_SECONDS: Final = 0.5
 """A wait shorter than this needs no explanation."""

@@ -27,6 +27,7 @@ from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.quiet import Quiet
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
+from clawplane.runner.sessions.shortage import Shortage, free_share
 from clawplane.runner.sessions.sites import abandoned, begin_site, suits
 from clawplane.runner.sessions.supply import Supply
 from clawplane.runner.sessions.trial import PROGRESS, Trial
@@ -92,7 +93,7 @@ class House:
         self._branches: dict[str, _Branch] = {}
         self._opening = 0
         self._clearing: set[asyncio.Task[None]] = set()
-        self._sweeping: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         quiet, kept = Quiet(self._busy), settings.session_ready
         size = min(settings.session_pool, settings.session_slots)
         self.pool: Supply[_Ready] = Supply(
@@ -125,13 +126,14 @@ class House:
         self.profiles.begin()
         self.pool.start()
         self.sites.start()
-        self._sweeping = asyncio.create_task(self._sweep())
+        shortage = Shortage(self._lives.values, (self.pool.shed, self.sites.shed), free_share)
+        self._tending = [asyncio.create_task(each) for each in (self._sweep(), shortage.run())]
 
     async def close(self) -> None:
         """Let go of everything; the sessions have ended before."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
         await self.trial.close()
         await self.pool.close()
         await self.sites.close()

@@ -15,51 +15,36 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
 from clawplane.domain.asks import METHODS, Branch, Interrupt, Nothing, Reset, Rollback, Sleep
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, StaleLease, Unavailable
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, Unavailable
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
 from clawplane.link.asking import Asking
 from clawplane.runner.sessions.copies import Copy
 from clawplane.runner.sessions.detached import Detached, goes_beside
+from clawplane.runner.sessions.ends import End, Reason, ending
 from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import FILE_METHODS, FileAnswers, answered, decode
 from clawplane.runner.sessions.interpreter import Gone
+from clawplane.runner.sessions.noting import Noting
 from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.residence import Residence
 from clawplane.runner.sessions.running import ASKED_GRACE_SECONDS
 from clawplane.runner.sessions.saving import Memory, Saver
-from clawplane.runner.sessions.turns import MOST_WAITING, Turns
-
-__all__ = ["MOST_WAITING", "End", "Live"]
+from clawplane.runner.sessions.turns import Turns
 
 _MOST_BESIDE: Final = 64
-_NOTE_SECONDS: Final = 1.0
 _COPY_SECONDS, _CROWDED_SECONDS = 0.25, 1.0
 """Idle for this long, the interpreter is copied for undo; an exec that comes sooner waits for the copy."""
 _REMEMBER_SECONDS: Final = 0.5
 """Idle for this long, the names of the variables are written down."""
 
 _log = logging.getLogger(__name__)
-
-Reason = Literal["closed", "expired", "saved", "lost"]
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Why a life of a session ended, and what it used."""
-
-    reason: Reason
-    message: str = ""
-    wall_ms: int = 0
-    cpu_ms: int = 0
-    peak_memory: int = 0
 
 
 class Live:
@@ -88,7 +73,7 @@ class Live:
         """Set when this life is cleared away."""
         self._saver = saver
         self._memory = memory
-        self._note_to = note
+        self._noting = Noting(self.state, note)
         self._branched = branched
         self._clock = clock
         self._crowded = crowded
@@ -98,13 +83,14 @@ class Live:
         self._detached = Detached(execs, self._wake, self._used_beside)
         self._waking = asyncio.Lock()
         self._state = SessionState.RUNNING
-        self._used = asyncio.get_running_loop().time()
+        self.used = asyncio.get_running_loop().time()
+        """When it was used last, on the event loop's clock."""
         self._began = time.monotonic()
         self._end: Reason | None = None
         self._end_message = ""
         self._leaving = False
+        self._retiring: tuple[str, asyncio.Future[None]] | None = None
         self._unremembered = False
-        self._noting: asyncio.TimerHandle | None = None
         self._answers: dict[str, Callable[[Asking, Any], Awaitable[msgspec.Struct]]] = {
             "reset": self._reset,
             "rollback": self._rollback,
@@ -117,7 +103,7 @@ class Live:
     def asked(self, asking: Asking) -> None:
         """Take a question; raises a ClawplaneError to refuse it."""
         if self._end is not None:
-            raise _ending()
+            raise ending()
         method = asking.method
         if method == "interrupt":
             self._interrupt(asking, decode(asking))
@@ -147,6 +133,18 @@ class Live:
         if running is not None:
             asyncio.get_running_loop().call_later(self._saver.seconds / 2, running.end, "cancelled")
 
+    async def retire(self, why: str) -> bool:
+        """Save and end this life, as long as it sleeps; return whether it has ended and is cleared away."""
+        if self.sleeps and self._retiring is None and self._end is None:
+            decided = asyncio.get_running_loop().create_future()
+            self._retiring = why, decided
+            self._turns.wake()
+            await asyncio.shield(decided)
+        if self._end is None:
+            return False
+        await self.gone.wait()
+        return True
+
     def kill(self) -> None:
         """End this life at once; the workspace stays."""
         self._finish("lost", "its runner had to let go of it")
@@ -163,7 +161,7 @@ class Live:
     def state(self) -> LiveState:
         """Say how the session stands."""
         options, now = self.spec.options, self._clock.now_ms()
-        idle = asyncio.get_running_loop().time() - self._used
+        idle = asyncio.get_running_loop().time() - self.used
         used = self.residence.usage()
         running = self._state is SessionState.RUNNING
         return LiveState(
@@ -181,7 +179,7 @@ class Live:
     def expires_at(self) -> int | None:
         """Return when the session is over if nobody uses it, in ms."""
         after = self.spec.options.expires_after
-        idle = asyncio.get_running_loop().time() - self._used
+        idle = asyncio.get_running_loop().time() - self.used
         return self._clock.now_ms() + round((after - idle) * 1000) if after else None
 
     @property
@@ -199,7 +197,7 @@ class Live:
     async def run(self) -> End:
         """Live; returns when something has ended the session."""
         dying = asyncio.create_task(self._watch())
-        self._note()
+        self._noting.now()
         try:
             while self._end is None:
                 if self._leaving:
@@ -217,9 +215,10 @@ class Live:
         return End(self.reason or "lost", self._end_message, wall, used.cpu_ms, used.peak_memory)
 
     async def _stop(self) -> None:
-        self._turns.refuse(_ending())
-        if self._noting is not None:
-            self._noting.cancel()
+        self._turns.refuse(ending())
+        self._noting.stop()
+        if self._retiring is not None:
+            self._retiring[1].set_result(None)
         await self._detached.finish()
         for task in list(self._beside):
             task.cancel()
@@ -258,7 +257,7 @@ class Live:
         self._touch()
         if request.tool == "python":
             self._unremembered = True
-        self._note_soon()
+        self._noting.soon()
 
     # Turns that are no exec
 
@@ -315,7 +314,7 @@ class Live:
     # The clock
 
     def _touch(self) -> None:
-        self._used = asyncio.get_running_loop().time()
+        self.used = asyncio.get_running_loop().time()
 
     def _used_beside(self) -> None:
         """Note that a detached command begins or has ended: the clock stands still meanwhile."""
@@ -325,10 +324,12 @@ class Live:
     def _next_step(self) -> float | None:
         options = self.spec.options
         steps = []
+        if self._retiring is not None:
+            return self.used
         if self.python.unprepared:
-            return self._used + (_CROWDED_SECONDS if self._crowded() else _COPY_SECONDS)
+            return self.used + (_CROWDED_SECONDS if self._crowded() else _COPY_SECONDS)
         if self._unremembered:
-            return self._used + _REMEMBER_SECONDS
+            return self.used + _REMEMBER_SECONDS
         if self._detached:
             return None
         if self._state is SessionState.RUNNING:
@@ -336,7 +337,7 @@ class Live:
         elif options.save_after:
             steps.append(options.sleep_after + options.save_after)
         steps.append(options.expires_after)
-        return min((self._used + after for after in steps if after), default=None)
+        return min((self.used + after for after in steps if after), default=None)
 
     async def _look_at_clock(self) -> None:
         try:
@@ -347,8 +348,10 @@ class Live:
 
     async def _next_idle_step(self) -> None:
         options = self.spec.options
-        idle = asyncio.get_running_loop().time() - self._used
-        if self.python.unprepared:
+        idle = asyncio.get_running_loop().time() - self.used
+        if self._retiring is not None:
+            await self._retire(*self._retiring)
+        elif self.python.unprepared:
             await self.python.prepare()
         elif self._unremembered:
             await self._remember()
@@ -358,11 +361,12 @@ class Live:
             self._finish("expired", f"nobody used it for {options.expires_after} s")
         elif self._state is SessionState.RUNNING and options.sleep_after and idle >= options.sleep_after:
             await self._freeze()
-        elif self._sleeps and options.save_after and idle >= options.sleep_after + options.save_after:
+        elif self.sleeps and options.save_after and idle >= options.sleep_after + options.save_after:
             await self._save("it was not used for long")
 
     @property
-    def _sleeps(self) -> bool:
+    def sleeps(self) -> bool:
+        """Whether it is frozen in memory, or about to go to disk."""
         return self._state is SessionState.SLEEPING
 
     async def _remember(self) -> None:
@@ -378,43 +382,38 @@ class Live:
             if self._state is SessionState.RUNNING and (asked or not self._detached):
                 await self.residence.sleep(self)
                 self._state = SessionState.SLEEPING
-                self._note()
+                self._noting.now()
 
     async def _wake(self) -> None:
         async with self._waking:
-            if self._sleeps:
+            if self.sleeps:
                 await self.residence.wake(self)
                 self._state = SessionState.RUNNING
                 self._touch()
-                self._note()
+                self._noting.now()
 
-    async def _save(self, why: str) -> None:
-        """Put the variables on disk and end this life."""
-        if self._sleeps:
+    async def _retire(self, why: str, decided: asyncio.Future[None]) -> None:
+        try:
+            if self.sleeps:  # else somebody came, and needs it
+                await self._save(why, or_stay=True)
+        finally:
+            self._retiring = None
+            decided.set_result(None)
+
+    async def _save(self, why: str, *, or_stay: bool = False) -> None:
+        """Put the variables on disk and end this life; when they cannot be kept it may `stay` asleep with them."""
+        if self.sleeps:
             await self.residence.wake(self)
         kept = await self._saver.save(self.python, self.exec_count, self.expires_at())
+        if or_stay and not kept.saved:
+            await self._saver.remember(self.python, self.exec_count)
+            await self.residence.sleep(self)
+            return
         self._state = SessionState.SLEEPING
         self._memory.restored, self._memory.lost = (), kept.lost
-        self._note()
+        self._noting.now()
         self._finish("saved" if kept.saved else "lost", f"{why}; {kept.sentence}")
 
-    # What is said of it
-
     def _changed(self) -> LiveState:
-        self._note()
+        self._noting.now()
         return self.state()
-
-    def _note(self) -> None:
-        if self._noting is not None:
-            self._noting.cancel()
-            self._noting = None
-        self._note_to(self.state())
-
-    def _note_soon(self) -> None:
-        if self._noting is None:
-            self._noting = asyncio.get_running_loop().call_later(_NOTE_SECONDS, self._note)
-
-
-def _ending() -> ClawplaneError:
-    """Return the error of what was not begun, because this life of the session is over; it may be asked again."""
-    return StaleLease("This life of the session has ended.", hint="Ask again: it wakes if it can.", details=(REFUSED,))

@@ -29,6 +29,7 @@ _POLITE_SECONDS: Final = 0.5
 _LEISURE_SECONDS: Final = 0.1
 _MADE_AT_ONCE: Final = 4
 _RETRY_SECONDS: Final = 5.0
+_SHORTAGE_SECONDS: Final = 60.0
 _SHARE_OF_MEMORY: Final = 40
 _EACH: Final = 9 << 20
 """What the host has less for a ready sandbox and half a site."""
@@ -74,6 +75,7 @@ class Supply(Generic[T]):
         self._wanted = asyncio.Event()
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._rested = 0.0
 
     def start(self) -> None:
         """Begin to fill."""
@@ -94,6 +96,17 @@ class Supply(Generic[T]):
             self._discarding.add(task)
             task.add_done_callback(self._discarding.discard)
         return None
+
+    async def shed(self) -> bool:
+        """Throw one away, because memory is short, and make none for a while; return whether there was one."""
+        self._rested = asyncio.get_running_loop().time() + _SHORTAGE_SECONDS
+        fullest = max(self._waiting.values(), key=len, default=None)
+        if not fullest:
+            return False
+        self._wanted.set()
+        self._filled.clear()
+        await self._discard(fullest.pop())
+        return True
 
     async def full(self) -> None:
         """Wait until every profile that can be has its share."""
@@ -118,6 +131,7 @@ class Supply(Generic[T]):
             self._wanted.clear()
             try:
                 while (lacking := self._lacking()) is not None:
+                    await asyncio.sleep(max(0.0, self._rested - asyncio.get_running_loop().time()))
                     await self._add(lacking)
                 self._filled.set()
                 await self._wanted.wait()
