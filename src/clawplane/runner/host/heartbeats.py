@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -63,6 +64,7 @@ class Heartbeats:
         self._monotonic = monotonic
         self._back = back
         self._heard = monotonic()
+        self._beaten = monotonic()
         self._failed = False
         self._offered = True
         self._wake = asyncio.Event()
@@ -75,7 +77,9 @@ class Heartbeats:
     def claimed(self) -> None:
         """Hear that a task came with a claim: this server has heartbeats, and was just reached."""
         self._heard = self._monotonic()
-        self._offered = True
+        if not self._offered:
+            self._offered = True
+            self._beaten = -math.inf
         self._wake.set()
 
     async def take_stock(self, reported: Iterable[tuple[TaskId, int]]) -> None:
@@ -107,23 +111,21 @@ class Heartbeats:
             await asyncio.gather(self._loop, return_exceptions=True)
 
     async def _run(self) -> None:
-        beaten = self._monotonic()
         while True:
             try:
-                async with asyncio.timeout(self.due_in(since=beaten)):
+                async with asyncio.timeout(self.due_in()):
                     await self._wake.wait()
                 self._wake.clear()  # a task came: the next beat is due sooner
             except TimeoutError:
                 await self.beat()
-                beaten = self._monotonic()
 
-    def due_in(self, *, since: float) -> float | None:
-        """Return in how many seconds a beat is due when the last was at `since`; None for never."""
+    def due_in(self) -> float | None:
+        """Return in how many seconds the next beat is due, None for never."""
         if not self._offered:
             return None
         holding = any(held.claim is not None for held in self._held.values())
         period = (AGAIN_SECONDS if self._failed else min(self._every, HOLDING_SECONDS)) if holding else self._every
-        return max(0.0, since + period - self._monotonic())
+        return max(0.0, self._beaten + period - self._monotonic())
 
     async def beat(self) -> None:
         """Say once what is held."""
@@ -133,10 +135,12 @@ class Heartbeats:
             _log.debug("a heartbeat failed: %s", error)
             self._failed = True
             self._stop_the_lost()
-            return
-        if self._failed:
-            self._failed = False
-            self._back()
+        else:
+            if self._failed:
+                self._failed = False
+                self._back()
+        finally:
+            self._beaten = self._monotonic()
 
     async def _say(self, reported: Mapping[TaskId, int], **more: Any) -> Mapping[str, Any] | None:
         """Say what is held, and do what the answer asks for; None when the server has no heartbeats."""

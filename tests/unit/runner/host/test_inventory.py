@@ -133,7 +133,7 @@ async def test_beats_follow_each_other_sooner_while_a_task_is_held_and_soonest_a
         api.heartbeats.append(Say(503) if failed else answer())
         await beats.beat()
         clock.now += 1.5
-        assert beats.due_in(since=0.0) == seconds - 1.5
+        assert beats.due_in() == seconds - 1.5
 
 
 async def test_whoever_waits_is_told_when_the_server_is_heard_again(api: PlayedTaskApi) -> None:
