@@ -71,17 +71,19 @@ def test_a_network_that_is_cut_while_tasks_run_loses_no_result_and_runs_nothing_
     proxies: list[WatchedProxy | RequestProxy] = [make_proxy(), make_request_proxy()]
     runners = [host.runner(proxies[0].url), host.worker(proxies[1].url)]
     effects, opened = tmp_path / "effects", tmp_path / "open"
-    os.mkfifo(opened)
+    for n in range(2):
+        os.mkfifo(f"{opened}.{n}")
     # each waits until it is let on, so that both run, on whichever runner, when the network is cut
-    tasks = [host.submit(f"echo once >> {effects}.{n}; cat {opened}; echo done", timeout=60_000) for n in range(2)]
+    tasks = [host.submit(f"echo once >> {effects}.{n}; cat {opened}.{n}; echo done", timeout=60_000) for n in range(2)]
     tasks += [host.submit("echo quick") for _ in range(3)]
-    with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(open, opened, "w", encoding="utf-8")
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(open, f"{opened}.{n}", "w", encoding="utf-8") for n in range(2)]
         for n in range(2):
             appears(Path(f"{effects}.{n}"))
         for proxy in proxies:
             proxy.cut()
-        writing.result(10).close()  # they end while nobody can be told
+        for gate in writing:
+            gate.result(10).close()  # they end while nobody can be told
         assert {host.state(task) for task in tasks[:2]} == {"running"}
         threading.Event().wait(3)  # the cut is what is tested
         for proxy in proxies:
