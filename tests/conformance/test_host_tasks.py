@@ -345,7 +345,7 @@ async def test_only_the_number_zero_is_success_and_the_code_is_shown_as_it_was_s
     await host.submit(new)
     await host.claimed()
     reported = await host.report(new.id, TaskReport(exit_code=code, error="e"))
-    assert (reported.outcome, reported.task.status) == ("accepted", status)
+    assert (reported.outcome, reported.task, await host.status(new.id)) == ("accepted", new.id, status)
     shown = -1 if code is None else code
     assert (await host.result(new.id))["exitCode"] == shown
     assert (await host.events(new.id))[-1].details == {"exitCode": shown, "error": "e"}

@@ -59,7 +59,7 @@ class Reported(msgspec.Struct, frozen=True, kw_only=True):
     """What a report did: `accepted` (first terminal), `repeated` (the same again), `conflict` (ignored), `unknown`."""
 
     outcome: Literal["accepted", "repeated", "conflict", "unknown"]
-    task: HostTask | None = None
+    task: TaskId | None = None
     leases: tuple[LeaseView, ...] = ()
     """Leases of this task that somebody else still holds: they are to be dropped."""
 

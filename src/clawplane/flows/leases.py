@@ -302,7 +302,7 @@ class Leases:
         late = await self._host_tasks.late(finish.claim, runner, finish.outcome.result, now=self._clock.now_ms())
         if late is not None and late.task is not None:
             self.cancel(late.leases, "The task was reported by the runner that had it before.")
-            for channel in (*channels.of_job(JobKind.HOST, late.task.id), channels.READY):
+            for channel in (*channels.of_job(JobKind.HOST, late.task), channels.READY):
                 self._wakeups.notify(channel)
 
     async def _bound_traffic(self, slug: RunSlug, outcome: Outcome) -> None:

@@ -49,6 +49,7 @@ class Pollers:
         self._clock = clock
         self._parked: OrderedDict[int, _Parked] = OrderedDict()
         self._number = 0
+        self._latest: tuple[Reach | None, str] = None, ""
         self._claiming: asyncio.Task[None] | None = None
         self._again = False
         self._listener: asyncio.Task[None] | None = None
@@ -88,7 +89,7 @@ class Pollers:
         answer: asyncio.Future[Claimed | None] = loop.create_future()
         self._number += 1
         number = self._number
-        self._parked[number] = _Parked(poll, _kind_of(poll.reach), answer)
+        self._parked[number] = _Parked(poll, self._kind(poll.reach), answer)
         self.look()
         timer = loop.call_later(seconds, _give_up, answer)
         leaving = asyncio.ensure_future(gone)
@@ -153,6 +154,11 @@ class Pollers:
             unserved = {each.kind for each, claimed in zip(parked, claims, strict=True) if claimed is None}
             # where every poll of some kind was served, others of that kind may be, too
             more = self._again or any(each.kind not in unserved for each in parked)
+
+    def _kind(self, reach: Reach) -> str:
+        if reach is not self._latest[0]:  # runners of the peer say nothing of themselves, and are all alike
+            self._latest = reach, _kind_of(reach)
+        return self._latest[1]
 
     def _chosen(self) -> list[int]:
         """Return the polls that have waited longest, a few of each reach."""

@@ -14,6 +14,7 @@ from clawplane.domain.lifecycle import VersionStatus
 from clawplane.domain.runs import EndedRun
 from clawplane.domain.workers import Environment
 from clawplane.store.database import Transaction
+from clawplane.store.host_rows import StoredTask
 
 
 class BuildVerdict(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     """A job that has ended for good at `at`.
 
     verdict: only for builds whose end says more than the outcome; report: only for host tasks whose end was told on
-    another way than the link, where the outcome carries it.
+    another way than the link, where the outcome carries it; task: that task, where it was looked up already.
     """
 
     job: JobId
@@ -45,6 +46,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     at: int
     verdict: BuildVerdict | None = None
     report: TaskReport | None = None
+    task: StoredTask | None = None
 
 
 class Consequences(Protocol):

@@ -69,7 +69,8 @@ class HostConsequences:
 
     async def ended(self, tx: Transaction, endings: Sequence[Ending]) -> dict[JobId, EndedRun]:
         """Store the results; no run ends with them."""
-        found = await tasks_of_jobs(tx, [ending.job for ending in endings])
+        found = {ending.job: ending.task for ending in endings if ending.task is not None}
+        found |= await tasks_of_jobs(tx, [ending.job for ending in endings if ending.task is None])
         ends = _Ends()
         for ending in endings:
             stored = found.pop(ending.job, None)

@@ -112,13 +112,13 @@ async def _end_all(tx: Transaction, ends: Sequence[tuple[StoredTask, NewReport]]
         lease = leases.get(stored.task.job)
         if lease is not None:
             ledger.release(lease, AttemptEnd.FINISHED.value, now, outcome)
-        ledger.end(JobKind.HOST.value, Ending(stored.task.job, outcome, aborted=False, at=now, report=told))
+        end = Ending(stored.task.job, outcome, aborted=False, at=now, report=told, task=stored)
+        ledger.end(JobKind.HOST.value, end)
     await ledger.write(tx)
-    after = await tasks_of_jobs(tx, [stored.task.job for stored, _ in ends])
     return {
         stored.task.id: Reported(
             outcome="accepted",
-            task=after[stored.task.job].task,
+            task=stored.task.id,
             leases=tuple(leases[job].view() for job in (stored.task.job,) if job in leases),
         )
         for stored, _ in ends
@@ -152,14 +152,14 @@ async def _orphan(tx: Transaction, task: TaskId, told: TaskReport, now: int) -> 
 async def _again(tx: Transaction, stored: StoredTask, told: TaskReport, now: int) -> Reported:
     row = await first(tx.fetch("digest_of_host_result", {"task": stored.task.id}))
     if row is None or row[0] == digest_of_report(told):
-        return Reported(outcome="repeated", task=stored.task)
+        return Reported(outcome="repeated", task=stored.task.id)
     details = {
         "exitCode": shown(exit_code_of(told)),
         "error": shown(told.error or None),
         "kept": stored.task.status.value,
     }
     await append_task_events(tx, [stored.event("task.report-conflict", stored.task.status, now, details)])
-    return Reported(outcome="conflict", task=stored.task)
+    return Reported(outcome="conflict", task=stored.task.id)
 
 
 async def cancel(tx: Transaction, items: Sequence[Unwanted]) -> list[tuple[HostTask, list[LeaseView]] | None]:

@@ -247,6 +247,9 @@ VALUES (:id, :task, :kind, :destination, :body, :token, :next_at, :created_at)
 SELECT id, task, kind, destination, body, token, attempts, sent, next_at, created_at FROM host_parcel
 WHERE next_at <= :now ORDER BY next_at, id LIMIT :limit
 
+-- name: next_host_parcel
+SELECT min(next_at) FROM host_parcel
+
 -- name: progress_host_parcel
 UPDATE host_parcel SET sent = :sent, attempts = :attempts, next_at = :next_at WHERE id = :id
 
