@@ -170,7 +170,7 @@ async def private_plane() -> AsyncIterator[PrivatePlane]:
             await plane.start(environment, port)
             asked = {"name": "a stranger", "scopes": ["workers", "sessions", "host"], "owner": "stranger"}
             made = await http.post("/v1/keys", json=asked)
-            stranger.headers["Authorization"] = f"Bearer {made.json()['key']}"
+            stranger.headers["Authorization"] = f"Bearer {made.json()['data']['key']}"
             yield plane
         finally:
             await plane.stop()
