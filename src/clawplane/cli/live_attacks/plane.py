@@ -160,6 +160,7 @@ async def private_plane() -> AsyncIterator[PrivatePlane]:
     url = f"http://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if name in _KEPT} | {
         "HOME": str(directory),
+        "TMPDIR": str(directory),
         "XDG_STATE_HOME": str(directory / "state"),
         "CLAWPLANE_API_KEY": key,
         "CLAWPLANE_SESSION_POOL": "4",
