@@ -5,20 +5,37 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 class _Utc(logging.Formatter):
-    """Format times as UTC with milliseconds, and keep every record on its own lines without control characters."""
+    """Format times as UTC with milliseconds, and let nothing that is logged look like another record.
+
+    A record is one line without control characters; the lines of a traceback follow it, each indented.
+    """
 
     converter = staticmethod(time.gmtime)
     default_msec_format = "%s.%03dZ"
     default_time_format = "%Y-%m-%dT%H:%M:%S"
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return super().formatMessage(record).replace("\n", "\\n")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return _indented(super().formatException(ei))
+
+    def formatStack(self, stack_info: str) -> str:  # noqa: N802
+        return _indented(super().formatStack(stack_info))
+
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.split("\n"))
 
 
 def configure(level: str, *, name: str) -> None:

@@ -34,6 +34,20 @@ def test_control_characters_of_a_stranger_reach_no_terminal(capsys: pytest.Captu
     assert not set("\x1b\r\u202e") & set(capsys.readouterr().err)
 
 
+def test_nothing_that_is_logged_looks_like_another_record(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", name="serve")
+    forged = "2026-01-01T00:00:00.000Z ERROR   serve clawplane.x: forged"
+    logging.getLogger("clawplane.x").info("path %s", f"/a\n{forged}")
+    try:
+        raise ValueError(f"no\n{forged}")
+    except ValueError:
+        logging.getLogger("clawplane.x").exception("failed")
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(forged in line for line in lines) == 2
+    assert [line for line in lines if line.startswith(forged)] == []
+    assert [line[:2] == "  " for line in lines] == [False, False, *[True] * (len(lines) - 2)]
+
+
 def test_a_level_hides_what_is_below_it(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", name="serve")
     logging.getLogger("clawplane.x").info("hidden")
