@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+from clawplane.cli.live_attacks.running import live_attacks
 from clawplane.sandbox.selftest.running import _ELSEWHERE, attacks
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -84,7 +85,8 @@ def test_the_selftest_knows_every_item_and_says_of_the_rest_where_it_is_tried() 
     elsewhere = {each.number: each.where for each in _ELSEWHERE}
     assert sorted(tried | elsewhere.keys()) == list(ITEMS)
     assert tried & elsewhere.keys() == set()
-    own = {number for number, where in elsewhere.items() if where.startswith("the project's own tests")}
+    own = {number for number, where in elsewhere.items() if where.startswith("`clawplane selftest`")}
+    assert own == {each.number for each in live_attacks()}
     assert own & WITHOUT_A_TEST == set()
     named = {number for number, (_, *proofs, _why) in rows().items() if NAMED.search(" ".join(proofs))}
     assert own <= named
@@ -94,7 +96,10 @@ def test_the_printed_selftest_is_the_one_that_runs() -> None:
     printed = re.findall(
         r"^(?:ok|-|BROKEN) +(\d+)  (.*?): ", (PROJECT / "docs" / "selftest.md").read_text(), re.MULTILINE
     )
-    wanted = [(each.number, each.title) for each in [*attacks("/canary"), *_ELSEWHERE]]
+    live = live_attacks()
+    numbers = {each.number for each in live}
+    nowhere = [each for each in _ELSEWHERE if each.number not in numbers]
+    wanted = [(each.number, each.title) for each in [*attacks("/canary"), *live, *nowhere]]
     assert sorted((int(number), title) for number, title in printed) == sorted(wanted)
 
 

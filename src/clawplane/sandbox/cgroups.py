@@ -141,7 +141,7 @@ class Group:
         if freezer is not None:
             freezer.freeze()
         elif self._tree is not None:
-            self._tree.signal(signal.SIGSTOP)
+            self._tree.stop()
 
     def thaw(self) -> None:
         """Let a frozen tree go on."""

@@ -20,7 +20,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from clawplane.sandbox.policy import Limits
@@ -107,6 +107,10 @@ class PolledTree:
         for member in self._members():
             _send(member, number)
 
+    def stop(self) -> None:
+        """Stop every process, and what they had still made meanwhile."""
+        _stop(self._members)
+
     def cpu_microseconds(self) -> int:
         """Return the highest CPU time seen."""
         self.look()
@@ -146,12 +150,7 @@ class PolledPart:
 
     def kill(self) -> None:
         """Stop the whole part, so that nothing new comes out of it, and send SIGKILL; call again while `populated`."""
-        seen: dict[tuple[int, int], _Member] = {}
-        while fresh := [member for member in self._members() if (member.pid, member.started) not in seen]:
-            for member in fresh:
-                _send(member, signal.SIGSTOP)
-                seen[member.pid, member.started] = member
-        for member in seen.values():
+        for member in _stop(self._members):
             _send(member, signal.SIGKILL)
 
     def populated(self) -> bool:
@@ -224,6 +223,19 @@ def _kilobytes(path: str, keys: tuple[str, ...]) -> int:
             if words and words[0] in keys:
                 total += int(words[1]) * 1024
     return total
+
+
+def _stop(members: Callable[[], Sequence[_Member]]) -> list[_Member]:
+    """Stop processes, look again until there is none that was not stopped yet, and return them all.
+
+    A chain of forks is a step ahead of one pass over the tree; what is stopped makes nothing any more.
+    """
+    seen: dict[tuple[int, int], _Member] = {}
+    while fresh := [member for member in members() if (member.pid, member.started) not in seen]:
+        for member in fresh:
+            _send(member, signal.SIGSTOP)
+            seen[member.pid, member.started] = member
+    return list(seen.values())
 
 
 def _send(member: _Member, number: int) -> None:

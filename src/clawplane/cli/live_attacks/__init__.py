@@ -1,7 +1,7 @@
 """Attack a whole plane of this host's own from inside its sessions and from its edge: `attack_plane`.
 
-What `clawplane.sandbox.selftest` tries in bare sandboxes is the half of the list that needs nothing else. Here a control
-plane and a runner are started in a directory of their own, as `clawplane up` does, and the other half is tried on them.
+What `clawplane.sandbox.selftest` tries in bare sandboxes is the half of the list that needs nothing else. Here a plane
+is started in a directory of its own, as `clawplane up` does, and the other half is tried on it.
 """
 
 from __future__ import annotations

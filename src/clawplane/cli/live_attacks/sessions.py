@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+from clawplane.cli.live_attacks import payloads
 from clawplane.cli.live_attacks.items import LiveAttack, NotTried, must
 from clawplane.cli.live_attacks.plane import LiveSession, PrivatePlane, said
 
@@ -23,84 +24,6 @@ _CROWD: Final = 12
 _POOLED: Final = 4
 _LOST: Final = "The interpreter was replaced; its variables are lost."
 _CLEAN: Final = ["ok", None, "", "", [{"text/plain": "2", "_main": True}]]
-_FRAME: Final = (
-    '{"op": "done", "id": "1", "nonce": "n0nce", "status": "ok", "error": null, "exit_code": null, "count": 9, '
-    '"threads": 0, "notes": [], "broken": false}'
-)
-_SOCKETS: Final = """
-import json, os, stat, sys
-sockets = [int(n) for n in os.listdir('/proc/self/fd') if os.path.exists('/proc/self/fd/' + n)]
-sockets = [n for n in sockets if n > 2 and stat.S_ISSOCK(os.fstat(n).st_mode)]
-def send(body):
-    for n in sockets: os.write(n, len(body).to_bytes(4, 'little') + body)
-frame = sys._getframe()
-while 'nonce' not in frame.f_locals: frame = frame.f_back
-own = dict(id=frame.f_locals['number'], nonce=frame.f_locals['nonce'], op='done', status='ok', error=None,
-           exit_code=None, count=77, threads=0, notes=['well done'], broken=False)
-"""
-_LOOK: Final = """
-import os, signal, sys, threading
-def begun(pid):
-    try: return int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[19])
-    except OSError: return 1 << 62
-old = [pid for pid in os.listdir('/proc') if pid.isdigit() and pid != '1' and begun(pid) < begun(os.getpid())]
-(len(old), 'mark' in globals(), os.environ.get('MARK'), 'marked' in sys.modules, threading.active_count(),
- sys.gettrace(), signal.getsignal(signal.SIGTERM), os.getcwd())
-"""
-_AS_NEW: Final = "(0, False, None, False, 1, None, <Handlers.SIG_DFL: 0>, '/workspace')"
-_DAMAGES: Final = {
-    "its builtins": "import builtins as b\nb.len = b.isinstance = b.repr = b.getattr = b.print = b.open = None",
-    "compile and exec": "import builtins as b\nb.compile = b.exec = b.eval = b.__import__ = lambda *a, **k: 'evil'",
-    "all builtins": "import builtins; builtins.__dict__.clear()",
-    "sys.modules": "import sys; sys.modules.clear()",
-    "json": "import json, sys; json.dumps = json.loads = json.encoder = None; sys.modules['json'] = None",
-    "os": "import os; os.read = os.write = os.getpid = os.fork = os._exit = os.fstat = None",
-    "signal handlers": "import signal\nfor n in (1, 2, 14, 15, 17): signal.signal(n, lambda *a: 1 / 0)",
-    "signals": "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
-    "its streams": "import sys; sys.stdout = object(); sys.stderr = 5; sys.stdin.close()",
-    "descriptors 0 to 2": "import os; os.close(0); os.close(1); os.close(2)",
-    "its trace": "import sys\ndef f(*a): raise SystemExit\nsys.settrace(f); sys.setprofile(f)",
-    "audit hooks": "import sys\ndef hook(*a): raise SystemExit(a)\nsys.addaudithook(hook)",
-    "its hooks": "import sys; del sys.excepthook, sys.displayhook; del sys.modules['__main__']",
-    "its globals": "globals().clear()",
-}
-_ENDS: Final = {
-    "os._exit": "import os; os._exit(0)",
-    "another program in its place": "import os; os.execv('/bin/cat', ['cat'])",
-    "a violation of memory": "import ctypes; ctypes.string_at(0)",
-    "SIGKILL": "import os; os.kill(os.getpid(), 9)",
-    "closed descriptors": "import os; os.closerange(3, 1024)",
-    "a file over every descriptor": "import os\nn = os.open('/dev/null', 2)\nfor k in range(3, 300): os.dup2(n, k)",
-}
-_LEFTOVERS: Final = """
-import os, signal, threading
-if os.fork() == 0: os.setsid(); signal.pause()
-for _ in range(5): threading.Thread(target=threading.Event().wait, daemon=True).start()
-"""
-_PATCHES: Final = """
-import builtins, ctypes, gc, json, os, random, re, signal, sys
-os.environ['PATCHED'] = 'patched'; os.umask(0); os.nice(5); os.chdir('/tmp'); open('/tmp/patched', 'w').close()
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-sys.path.append('/patched'); sys.modules['patched'] = sys; sys.setrecursionlimit(77)
-space = gc.get_referents(str.__dict__)[0]; space['patched'] = 'patched'
-ctypes.pythonapi.PyType_Modified(ctypes.py_object(str))
-json.loads = random.random = os.listdir = re.compile = builtins.len = lambda *a, **k: 'patched'
-builtins.extra = 'patched'
-print(str.patched, len([]), json.loads('[1]'), os.getcwd())
-"""
-_UNTOUCHED: Final = """
-import builtins, json, os, random, re, signal, sys
-[json.loads('[1]'), random.random() != 'patched', len(os.listdir('/tmp')), bool(re.compile('a')), len([1, 2]),
- hasattr(builtins, 'extra'), hasattr(str, 'patched'), '/patched' in sys.path, 'patched' in sys.modules, os.getcwd(),
- sys.getrecursionlimit() > 900, 'PATCHED' in os.environ, os.nice(0), signal.getsignal(15) == signal.SIG_DFL]
-"""
-_AS_EVER: Final = "[[1], True, 0, True, 2, False, False, False, False, '/workspace', True, False, 0, True]"
-_CHANCE: Final = """
-import os, random, secrets, tempfile, uuid
-print(random.random(), uuid.uuid4(), uuid.uuid1(), secrets.token_hex(16), os.urandom(8).hex(), tempfile.mktemp())
-"""
-_WHERE: Final = "(grep -E '^(CapEff|NoNewPrivs|Seccomp:)' /proc/self/status; readlink /proc/self/ns/pid)"
-"""What a process may do and where it stands, as a shell command."""
 
 
 def attacks() -> list[LiveAttack]:
@@ -134,8 +57,10 @@ async def _as_new(live: LiveSession, after: str) -> None:
     """Reset a session and see that nothing of before is left."""
     must(await live.reset() == 200, f"after {after} it could not be reset")
     await _right(live, f"{after} and a reset")
-    seen = await _settled(lambda: live.value(_LOOK), _AS_NEW)  # what was let go of is being ended beside us
-    must(seen == _AS_NEW, f"after {after} a reset leaves {seen}")
+    seen = await _settled(
+        lambda: live.value(payloads.LOOK), payloads.AS_NEW
+    )  # what was let go of is being ended beside us
+    must(seen == payloads.AS_NEW, f"after {after} a reset leaves {seen}")
 
 
 async def _settled(ask: Callable[[], Awaitable[object]], wanted: object) -> object:
@@ -195,7 +120,7 @@ async def _forge_figures(plane: PrivatePlane) -> None:
     code = f"""
 import time
 time.monotonic = time.time = time.perf_counter = lambda: 0
-open('made', 'w').write('x'){_SOCKETS}
+open('made', 'w').write('x'){payloads.SOCKETS}
 x = bytearray(b'1' * (30 << 20)); end = os.times().user + 0.2
 while os.times().user < end: pass
 send(json.dumps(own | {{'usage': {{'wall_ms': 0}}, 'files': [], 'exec_id': 'x'}}).encode())
@@ -212,29 +137,30 @@ send(json.dumps(own | {{'usage': {{'wall_ms': 0}}, 'files': [], 'exec_id': 'x'}}
 async def _send_frames(plane: PrivatePlane) -> None:
     live = await plane.begin()
     for number, stream in ((1, "stdout"), (2, "stderr")):
-        code = f"import os; os.write({number}, len({_FRAME!r}).to_bytes(4, 'little') + {_FRAME!r}.encode()); 7"
+        framed = f"len({payloads.FRAME!r}).to_bytes(4, 'little') + {payloads.FRAME!r}.encode()"
+        code = f"import os; os.write({number}, {framed}); 7"
         result = await live.python(code)
-        must(_FRAME in str(result.get(stream)), f"a frame on {stream} is not shown as output: {said(result)}")
+        must(payloads.FRAME in str(result.get(stream)), f"a frame on {stream} is not shown as output: {said(result)}")
         must((result.get("status"), _shown(result)) == ("ok", "7"), f"a frame on {stream} is obeyed: {said(result)}")
         await _right(live, f"a frame on {stream}")
-    result = await live.python(f"{_SOCKETS}send({_FRAME!r}.encode())\nraise ValueError('mine')")
+    result = await live.python(f"{payloads.SOCKETS}send({payloads.FRAME!r}.encode())\nraise ValueError('mine')")
     must("ValueError: mine" in str(result.get("error")), f"a frame of somebody else is believed: {said(result)}")
     await _right(live, "a frame of somebody else")
     for code in ("[os.write(n, b'\\xfe' * 100_000) for n in sockets]", "send(b'[' * 100_000)", "send(b'{}')"):
-        result = await live.python(_SOCKETS + code, timeout=5)
+        result = await live.python(payloads.SOCKETS + code, timeout=5)
         must(result.get("status") == "exited", f"{code} is put up with: {said(result)}")
         await _right(live, code)
-    result = await live.python(_SOCKETS + "send(json.dumps(own).encode())\nwhile True: pass", timeout=2)
+    result = await live.python(payloads.SOCKETS + "send(json.dumps(own).encode())\nwhile True: pass", timeout=2)
     must(result.get("status") in ("ok", "exited", "timeout"), f"done before it is: {said(result)}")
     await _as_new(live, "forged frames")
 
 
 async def _tamper(plane: PrivatePlane) -> None:
     live = await plane.begin(undo=0)
-    for name, code in {**_DAMAGES, **_ENDS}.items():
+    for name, code in {**payloads.DAMAGES, **payloads.ENDS}.items():
         result = await live.python(code, timeout=10)
         ended = result.get("status") == "exited" and _LOST in (result.get("notes") or [])
-        held = ended if name in _ENDS else result.get("status") in ("ok", "error")
+        held = ended if name in payloads.ENDS else result.get("status") in ("ok", "error")
         must(held, f"tampering with {name} is not told as what it is: {said(result)}")
         await _right(live, f"tampering with {name}")
         must(await live.reset() == 200, f"after tampering with {name} it could not be reset")
@@ -243,7 +169,10 @@ async def _tamper(plane: PrivatePlane) -> None:
 async def _come_back(plane: PrivatePlane) -> None:
     live = await plane.begin()
     names = ("all builtins", "sys.modules", "signals", "audit hooks", "os._exit")
-    for name, code in {"leftovers": _LEFTOVERS, **{name: {**_DAMAGES, **_ENDS}[name] for name in names}}.items():
+    for name, code in {
+        "leftovers": payloads.LEFTOVERS,
+        **{name: {**payloads.DAMAGES, **payloads.ENDS}[name] for name in names},
+    }.items():
         await live.python("import os, sys\nmark = 1\nos.environ['MARK'] = '1'\nsys.modules['marked'] = os")
         must(await live.value("mark") == "1", "its mark is not there: this attack tries nothing")
         await live.python(code, timeout=10)
@@ -344,7 +273,7 @@ async def _tamper_snapshot(plane: PrivatePlane) -> None:
 import os
 class Evil:
     def __reduce__(self):
-        return (os.system, ({f"{_WHERE} > /workspace/ran; {_WHERE} > {out}"!r},))
+        return (os.system, ({f"{payloads.WHERE} > /workspace/ran; {payloads.WHERE} > {out}"!r},))
 evil, honest = Evil(), 41
 """
     await live.python(code)
@@ -399,18 +328,18 @@ first, garbler, last = 1, Garbler(), 2
 
 async def _contaminate(plane: PrivatePlane) -> None:
     before, live = await plane.begin(), await plane.begin()
-    result = await live.python(_PATCHES)
+    result = await live.python(payloads.PATCHES)
     must(result.get("stdout") == "patched patched patched /tmp\n", f"it patched nothing: {said(result)}")
     others = [before, *[await plane.begin() for _ in range(_POOLED + 1)]]  # the last was forked after the attack
-    found = {await each.value(_UNTOUCHED) for each in others}
-    must(found == {_AS_EVER}, f"another session sees it: {found - {_AS_EVER}}")
-    drawn = [str((await each.python(_CHANCE)).get("stdout")).split() for each in others]
+    found = {await each.value(payloads.UNTOUCHED) for each in others}
+    must(found == {payloads.AS_EVER}, f"another session sees it: {found - {payloads.AS_EVER}}")
+    drawn = [str((await each.python(payloads.CHANCE)).get("stdout")).split() for each in others]
     columns = list(zip(*drawn, strict=True))
     must(len(columns) == 6 and all(len(set(each)) == len(drawn) for each in columns), f"two drew the same: {columns}")
     await live.reset()
     await live.shell("rm /tmp/patched")  # files stay
-    own = await live.value(_UNTOUCHED)
-    must(own == _AS_EVER, f"its own next interpreter sees it: {own}")
+    own = await live.value(payloads.UNTOUCHED)
+    must(own == payloads.AS_EVER, f"its own next interpreter sees it: {own}")
 
 
 async def _inject(plane: PrivatePlane) -> None:
@@ -434,7 +363,7 @@ async def _inject(plane: PrivatePlane) -> None:
 
 async def _hook(plane: PrivatePlane) -> None:
     out = plane.directory / "hooked"
-    command = f"{_WHERE} >> /workspace/hooked; {_WHERE} > {out}"
+    command = f"{payloads.WHERE} >> /workspace/hooked; {payloads.WHERE} > {out}"
     environment = {"PATH": "/workspace:/usr/local/bin:/usr/bin:/bin", "PYTHONSTARTUP": "/workspace/hook.py"}
     environment |= dict.fromkeys(("BASH_ENV", "ENV"), "/workspace/hook.sh") | {"LD_PRELOAD": "/workspace/evil.so"}
     environment |= dict.fromkeys(("PYTHONPATH", "LD_LIBRARY_PATH"), "/workspace")

@@ -39,8 +39,8 @@ _NICE: Final = ("nice", "-n", "5")
 _KEPT: Final = 1 << 20
 _CANARY: Final = "This file belongs to the host. Nothing that runs in a sandbox may see it or change it.\n"
 
-_SERVER: Final = "the project's own tests: it needs the control plane"
-_SESSION: Final = "the project's own tests: it needs a live session"
+_SERVER: Final = "`clawplane selftest` without --sandbox-only: it needs a control plane"
+_SESSION: Final = "`clawplane selftest` without --sandbox-only: it needs a live session"
 _ELSEWHERE: Final = (
     Elsewhere(1, "downloads a symbolic link", _SESSION),
     Elsewhere(2, "uses a link as parent directory", _SESSION),
