@@ -113,17 +113,18 @@ class PrivatePlane:
         """Start it and wait until it is ready; raises Unavailable with what it said."""
         self.canary.write_text(_CANARY)
         words = ["up", "--port", str(port), "--data", str(self.directory / "data"), "--log", "warning"]
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "clawplane",
-            *words,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=(self.directory / "said").open("wb"),
-            start_new_session=True,
-        )
+        with (self.directory / "said").open("wb") as said_to:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "clawplane",
+                *words,
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=said_to,
+                start_new_session=True,
+            )
         try:
             async with asyncio.timeout(_START_SECONDS):
                 while not (await self.healthy() and self.runner_pid()):
