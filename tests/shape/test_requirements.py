@@ -10,8 +10,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 TABLE = PROJECT / "docs" / "host-tasks-requirements.md"
 ROW = re.compile(r"^\| ([RLP]\d[^|]*) \|[^|]*\| (.+) \|$", re.MULTILINE)
 SHORT = re.compile(r"^\| ([\w, ]+) \| `(tests/[\w/.]+)`(?: (test_\w+\.py))?", re.MULTILINE)
-NOT_DELIVERED = {"R51"}
-"""The only requirements without a test: their rows say "not delivered: " and why."""
 NAMED = re.compile(r"\b(\w+)::(test_\w+)")
 
 
@@ -52,20 +50,12 @@ def test_every_requirement_is_proven_by_a_test_that_exists() -> None:
     missing = []
     for number, proof in rows().items():
         named = NAMED.findall(proof)
-        if number.startswith(("R", "L")) and number not in NOT_DELIVERED:
+        if number.startswith(("R", "L")):
             assert named, f"{number} names no test"
         for short, test in named:
             if test not in names_in(known[short]):
                 missing.append(f"{number}: {short}::{test}")
     assert missing == []
-
-
-def test_what_is_not_delivered_says_so_and_why_and_is_listed_here_by_number() -> None:
-    said = {number: proof for number, proof in rows().items() if proof.startswith("not delivered")}
-    assert set(said) == NOT_DELIVERED
-    for number, proof in said.items():
-        assert re.fullmatch(r"not delivered: .{20,}", proof), f"{number} does not say why"
-        assert not NAMED.search(proof), f"{number} names a test of what is not delivered"
 
 
 def test_what_is_not_proven_by_a_test_is_in_a_file_that_exists() -> None:

@@ -4,10 +4,13 @@ import asyncio
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
+from clawplane.runner.host.agents.claude import Claude
+from clawplane.runner.host.agents.conducting import program_of
 from clawplane.runner.host.agents.events import Cost, Final, Started, Text
 from clawplane.runner.host.agents.turn import ToolAnswer, ToolAsk
 from clawplane.runner.host.stopping import Stop
@@ -259,6 +262,18 @@ async def test_a_missing_cli_is_reported_by_name(runner) -> None:
     assert report.exit_code == -1
     assert report.error.startswith("Claude Code is not installed on this runner: `claude-of-nobody` was not found")
     assert "CLAUDE_PATH" in report.error
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asks the system itself how it finds programs")
+def test_npm_shims_are_found_as_windows_finds_programs(runner, monkeypatch, tmp_path) -> None:
+    """npm lays a script for sh, `claude.cmd` and `claude.ps1` side by side; only the second is a program there."""
+    for name in ("claude", "claude.cmd", "claude.ps1"):
+        (tmp_path / name).touch(mode=0o755)
+    house = runner.start()
+    assert program_of(Claude(), house, str(tmp_path)) == str(tmp_path / "claude")
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("PATHEXT", os.pathsep.join((".COM", ".EXE", ".BAT", ".cmd")))
+    assert program_of(Claude(), house, str(tmp_path)) == str(tmp_path / "claude.cmd")
 
 
 async def test_a_screenshot_that_the_answer_names_is_in_the_metadata(runner) -> None:
