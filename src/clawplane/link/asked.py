@@ -31,6 +31,7 @@ class AskedQuestion:
 
     def __init__(self, asked: Asked, say: Say, room: Room, over: Callable[[int], None]) -> None:
         self.job, self.fence, self.ask = asked.job, asked.fence, asked.ask
+        self.method = asked.method
         self._say = say
         self._link_room = room
         self._over = over
@@ -161,10 +162,11 @@ class AskedQuestions:
         if question is not None and (question.job, question.fence) == (frame.job, frame.fence):
             question.receive(frame)
 
-    def over(self, job: JobId, fence: int, error: ClawplaneError) -> None:
-        """Answer what is still open about a lease that is gone."""
+    def over(self, job: JobId, fence: int, error: ClawplaneError, *, method: str | None = None) -> None:
+        """Answer what is still open about a lease that is gone, all of it or one method's."""
         for question in list(self._of(job, fence)):
-            question.end(error)
+            if method in (None, question.method):
+                question.end(error)
 
     def cut(self) -> None:
         """Answer everybody who waits: the link is gone."""

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from clawplane.domain.errors import Conflict
+from clawplane.domain.errors import Conflict, StaleLease
 from clawplane.domain.ids import JobId
 from clawplane.domain.leases import Offer
+from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.session_ports import Conversation
 from clawplane.link.asked import AskedQuestions
 from clawplane.link.codec import Codec
@@ -52,6 +53,14 @@ class Outbox:
     def over(self, job: JobId, fence: int, reason: str) -> None:
         """Answer what was asked of a lease that is gone."""
         self.questions.over(job, fence, Conflict(reason, hint="Ask again: the session wakes if it can."))
+
+    def saved(self, job: JobId, fence: int) -> None:
+        """Let execs be asked again that were still open when a life of a session was saved.
+
+        Saving is a turn of its own, and its end comes behind the answers of all that was begun: they were not.
+        """
+        unbegun = StaleLease("The session was saved first.", hint="Ask again: it wakes.", details=(REFUSED,))
+        self.questions.over(job, fence, unbegun, method="exec")
 
     def offer(self, offer: Offer, offer_ms: int) -> None:
         """Send an offer."""

@@ -16,6 +16,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -99,6 +100,10 @@ def link_endpoint(
         await endpoint.serve(socket)
 
     return serve
+
+
+_SAVED: Final = "saved"
+"""The reason of an outcome by which a life of a session says that it went to disk in its turn."""
 
 
 class _Endpoint:
@@ -305,6 +310,8 @@ class _Conversation:
         claim = frame.finish.claim
         result = await self._dispatch.end(self._runner, frame.finish)
         if result.accepted or result.repeated:
+            if frame.finish.outcome.reason == _SAVED:
+                self._link.saved(claim.job, claim.fence)
             self._link.over(claim.job, claim.fence, "The session ended before it answered.")
             self._link.put(Ended(job=claim.job, fence=claim.fence))
         else:

@@ -13,7 +13,7 @@ from clawplane.domain.clock import SystemClock
 from clawplane.domain.errors import ClawplaneError, Conflict, InvalidArgument, StaleLease, Unavailable
 from clawplane.domain.ids import JobId, RunnerId, new_ulid
 from clawplane.domain.leases import JobKind, Offer, Outcome
-from clawplane.domain.runner_asks import CUT
+from clawplane.domain.runner_asks import CUT, REFUSED
 from clawplane.domain.sessions import LiveState, SessionState
 from clawplane.link.asking import Asking, Withdrawal
 from clawplane.link.codec import Codec
@@ -285,6 +285,20 @@ async def test_an_end_answers_what_was_still_asked(holder, plane, session) -> No
     holder.link.end(session.job, session.fence, Outcome(succeeded=True, reason="closed"))
     with pytest.raises(Conflict):
         await soon(asked.answer())
+
+
+async def test_an_exec_behind_the_saving_of_its_session_was_not_begun_and_nothing_is_said_of_others(
+    holder, plane, session
+) -> None:
+    execs, reset = ask(plane, session), ask(plane, session, "reset")
+    await holder.question()
+    await holder.question()
+    holder.link.end(session.job, session.fence, Outcome(succeeded=True, reason="saved"))
+    with pytest.raises(StaleLease) as unbegun:
+        await soon(execs.answer())
+    assert REFUSED in unbegun.value.details
+    with pytest.raises(Conflict):
+        await soon(reset.answer())
 
 
 async def test_a_dropped_lease_withdraws_its_questions_and_no_others(holder, plane, session) -> None:

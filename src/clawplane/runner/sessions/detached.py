@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from clawplane.domain.errors import ClawplaneError, InternalError, RateLimited
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, RateLimited
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecRequest
 from clawplane.link.asking import Asking
@@ -69,9 +69,12 @@ class Detached:
         """End what still runs and wait until it is answered, but not for long."""
         self.end_all("killed")
         if self._running:
-            _, left = await asyncio.wait(list(self._running), timeout=_END_SECONDS)
+            asked = {task: running.asking for task, running in self._running.items()}
+            _, left = await asyncio.wait(list(asked), timeout=_END_SECONDS)
             for task in left:
                 task.cancel()
+                # said before the end of this life is: what was begun must not look as if it were not
+                asked[task].fail(Conflict("The session ended before the command did."))
             await asyncio.gather(*left, return_exceptions=True)
 
     async def _run(self, running: Running) -> None:
