@@ -20,6 +20,7 @@ from clawplane.link.asking import Asking
 from clawplane.runner.sessions.copies import Copy
 from clawplane.runner.sessions.execs import Execs
 from clawplane.runner.sessions.file_answers import answered
+from clawplane.runner.sessions.host_memory import free_share
 from clawplane.runner.sessions.live import Live
 from clawplane.runner.sessions.places import Kept, Places
 from clawplane.runner.sessions.profiles import Profiles
@@ -27,7 +28,7 @@ from clawplane.runner.sessions.python_side import PythonSide
 from clawplane.runner.sessions.quiet import Quiet
 from clawplane.runner.sessions.residence import Ground, Interpreter, Residence, open_residence
 from clawplane.runner.sessions.saving import Memory, Saver, recalled
-from clawplane.runner.sessions.shortage import Shortage, free_share
+from clawplane.runner.sessions.shortage import Shortage
 from clawplane.runner.sessions.sites import abandoned, begin_site, suits
 from clawplane.runner.sessions.supply import Supply
 from clawplane.runner.sessions.trial import PROGRESS, Trial

@@ -15,11 +15,11 @@ import asyncio
 import logging
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from clawplane.domain.errors import ClawplaneError
 from clawplane.domain.sessions import Profile, SessionOptions
+from clawplane.runner.sessions.host_memory import memory_size
 from clawplane.runner.sessions.profiles import Profiles
 from clawplane.runner.sessions.quiet import Quiet
 from clawplane.sandbox.launch import ResidentError, SandboxUnavailable, ZygoteError
@@ -35,7 +35,6 @@ _EACH: Final = 9 << 20
 """What the host has less for a ready sandbox and half a site."""
 _FEWEST: Final = 4
 _MOST: Final = 64
-_BOUNDS: Final = ("memory.max", "memory/memory.limit_in_bytes")
 
 _log = logging.getLogger(__name__)
 
@@ -162,20 +161,4 @@ def fitting_size(memory: int | None = None) -> int:
 
     A burst of sessions is served from what waits; what comes after it waits for the processor.
     """
-    return min(_MOST, max(_FEWEST, (_memory() if memory is None else memory) // _SHARE_OF_MEMORY // _EACH))
-
-
-def _memory(root: Path = Path("/")) -> int:
-    """Return the bytes that this host, or the container that this process sees as its host, has."""
-    found = [_kilobytes(root / "proc/meminfo")]
-    for name in _BOUNDS:
-        try:
-            found.append(int((root / "sys/fs/cgroup" / name).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return min(found)
-
-
-def _kilobytes(meminfo: Path) -> int:
-    lines = meminfo.read_text().splitlines()
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemTotal:")), 0)
+    return min(_MOST, max(_FEWEST, (memory_size() if memory is None else memory) // _SHARE_OF_MEMORY // _EACH))

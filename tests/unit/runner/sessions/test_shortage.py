@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from clawplane.domain.asks import Sleep
 from clawplane.domain.sessions import SessionState
-from clawplane.runner.sessions.shortage import ENOUGH, Shortage, free_share
+from clawplane.runner.sessions.shortage import ENOUGH, Shortage
 
 
 class Memory:
@@ -84,22 +82,3 @@ async def test_what_was_made_ahead_goes_before_any_session(house, begin):
     assert made == []
     assert stay.spec.session in house._lives
     await stay.delete()
-
-
-@pytest.mark.parametrize(("version", "share"), [("host", 0.5), ("v2", 0.25), ("v1", 0.25), ("unbounded", 0.5)], ids=str)
-def test_the_least_free_share_counts_and_page_cache_is_free(tmp_path, version, share):
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  500 kB\nHugePages: \n")
-    group = tmp_path / "sys/fs/cgroup"
-    (group / "memory").mkdir(parents=True)
-    if version == "v2":
-        (group / "memory.max").write_text("1000\n")
-        (group / "memory.current").write_text("850\n")
-        (group / "memory.stat").write_text("anon 750\ninactive_file 100\n")
-    if version == "v1":
-        (group / "memory/memory.limit_in_bytes").write_text("1000\n")
-        (group / "memory/memory.usage_in_bytes").write_text("850\n")
-        (group / "memory/memory.stat").write_text("rss 750\ntotal_inactive_file 100\n")
-    if version == "unbounded":
-        (group / "memory.max").write_text("max\n")
-    assert free_share(tmp_path) == share

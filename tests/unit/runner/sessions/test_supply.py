@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clawplane.domain.sessions import SessionOptions
-from clawplane.runner.sessions.supply import _memory, fitting_size
+from clawplane.runner.sessions.supply import fitting_size
 
 GIB = 1 << 30
 
@@ -21,27 +20,6 @@ GIB = 1 << 30
 )
 def test_as_many_are_kept_as_a_fortieth_of_the_memory_holds_within_bounds(memory: int, size: int) -> None:
     assert fitting_size(memory) == size
-
-
-@pytest.mark.parametrize(
-    ("bounds", "memory"),
-    [
-        ({}, 8 * GIB),
-        ({"memory.max": "max\n"}, 8 * GIB),
-        ({"memory.max": f"{GIB}\n"}, GIB),
-        ({"memory/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 8 * GIB),
-    ],
-    ids=["alone", "unbounded", "v2", "v1", "v1 unbounded"],
-)
-def test_a_container_has_no_more_memory_than_it_may_use(tmp_path: Path, bounds: dict[str, str], memory: int) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemTotal:        8388608 kB\nMemFree:         1 kB\n")
-    for name, content in bounds.items():
-        path = tmp_path / "sys/fs/cgroup" / name
-        path.parent.mkdir(parents=True)
-        path.write_text(content)
-    assert _memory(tmp_path) == memory
 
 
 async def test_a_ready_sandbox_that_has_died_is_thrown_away_and_the_next_one_taken(open_house: Any, begin: Any) -> None:
