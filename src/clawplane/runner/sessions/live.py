@@ -39,8 +39,10 @@ from clawplane.runner.sessions.saving import Memory, Saver
 from clawplane.runner.sessions.turns import Turns
 
 _MOST_BESIDE: Final = 64
-_COPY_SECONDS, _CROWDED_SECONDS = 0.25, 1.0
+_COPY_SECONDS: Final = 0.25
 """Idle for this long, the interpreter is copied for undo; an exec that comes sooner waits for the copy."""
+_CROWDED_SECONDS: Final = 1.0
+"""The same while other sessions are opened, which need the processor more."""
 _REMEMBER_SECONDS: Final = 0.5
 """Idle for this long, the names of the variables are written down."""
 
