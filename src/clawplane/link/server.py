@@ -16,7 +16,6 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
 
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -26,6 +25,7 @@ from clawplane.domain.errors import ClawplaneError, StoreError, Unavailable
 from clawplane.domain.ids import JobId, RunnerId, is_ulid
 from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, Claim, RunnerRecord
 from clawplane.domain.ports import Dispatch
+from clawplane.domain.session_rules import SAVED
 from clawplane.domain.sessions import LiveState
 from clawplane.link.asked import AskFrame
 from clawplane.link.codec import Codec, LinkError
@@ -100,10 +100,6 @@ def link_endpoint(
         await endpoint.serve(socket)
 
     return serve
-
-
-_SAVED: Final = "saved"
-"""The reason of an outcome by which a life of a session says that it went to disk in its turn."""
 
 
 class _Endpoint:
@@ -310,7 +306,7 @@ class _Conversation:
         claim = frame.finish.claim
         result = await self._dispatch.end(self._runner, frame.finish)
         if result.accepted or result.repeated:
-            if frame.finish.outcome.reason == _SAVED:
+            if frame.finish.outcome.reason == SAVED:
                 self._link.saved(claim.job, claim.fence)
             self._link.over(claim.job, claim.fence, "The session ended before it answered.")
             self._link.put(Ended(job=claim.job, fence=claim.fence))
