@@ -93,23 +93,11 @@ class TaskApi:
             if error.status in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
                 return None
             raise
-        try:
-            told = json.loads(answer)
-        except (ValueError, RecursionError):
-            raise TaskApiFailed("the heartbeat was answered with no JSON") from None
-        if not isinstance(told, dict):
-            raise TaskApiFailed("the heartbeat was answered with no object")
-        return told
+        return _object(answer, "heartbeat")
 
     async def ask(self, body: bytes, *, seconds: float) -> Mapping[str, Any]:
         """Ask a person something and return what the server knows after `seconds`; raises TaskApiFailed."""
-        try:
-            told = json.loads(await self._post("/worker/ask", body, seconds=SECONDS + seconds))
-        except (ValueError, RecursionError):
-            raise TaskApiFailed("the question was answered with no JSON") from None
-        if not isinstance(told, dict):
-            raise TaskApiFailed("the question was answered with no object")
-        return told
+        return _object(await self._post("/worker/ask", body, seconds=SECONDS + seconds), "question")
 
     async def _post(self, path: str, body: bytes, *, seconds: float = SECONDS) -> bytes:
         seconds += len(body) / _UPLOAD_BYTES_A_SECOND
@@ -150,3 +138,13 @@ class TaskApi:
             raise TaskApiFailed(f"no answer within {seconds:g} s") from None
         except (httpx.HTTPError, OSError) as error:
             raise TaskApiFailed(f"the server cannot be reached: {type(error).__name__}") from None
+
+
+def _object(answer: bytes, what: str) -> Mapping[str, Any]:
+    try:
+        told = json.loads(answer)
+    except (ValueError, RecursionError):
+        raise TaskApiFailed(f"the {what} was answered with no JSON") from None
+    if not isinstance(told, dict):
+        raise TaskApiFailed(f"the {what} was answered with no object")
+    return told
