@@ -30,7 +30,8 @@ from clawplane.domain.callback_ports import outcome_of
 from clawplane.domain.clock import Clock
 from clawplane.domain.host_tasks import TaskId
 from clawplane.runner.host.disk_turns import DiskTurns
-from clawplane.runner.host.reporting import FIRST_WAIT, LONGEST_WAIT, Pause
+from clawplane.runner.host.pausing import Pause
+from clawplane.runner.host.reporting import FIRST_WAIT, LONGEST_WAIT
 from clawplane.runner.host.spool import Spool
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
 

@@ -30,9 +30,10 @@ from clawplane.runner.host.agents.turn import AskPerson
 from clawplane.runner.host.callback_outbox import CallbackOutbox
 from clawplane.runner.host.doing import Voices
 from clawplane.runner.host.heartbeats import Heartbeats, Held
+from clawplane.runner.host.pausing import Pause, pause_or
 from clawplane.runner.host.poll_settings import PollSettings
 from clawplane.runner.host.polled_asks import PolledAsks
-from clawplane.runner.host.reporting import Pause, Reporter
+from clawplane.runner.host.reporting import Reporter
 from clawplane.runner.host.stopping import Stop
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed, Unauthorized
 from clawplane.runner.host.task_frames import PolledTask
@@ -145,7 +146,7 @@ class Polling:
         clock, settings = self._desk.clock, self._settings
         while True:
             if len(self._held) >= settings.host.slots:
-                await self._pause_or(self._freed, settings.busy_ms / 1000)
+                await pause_or(self._desk.pause, self._freed, settings.busy_ms / 1000)
                 continue
             began = clock.monotonic()
             try:
@@ -162,7 +163,7 @@ class Polling:
                 failures += 1
                 wait = self._desk.jitter(min(FAILURE_SECONDS * failures, LONGEST_SECONDS))
                 _log.warning("No task from the server (%d in a row), next poll in %.1f s: %s", failures, wait, error)
-                await self._pause_or(self._heard, wait)
+                await pause_or(self._desk.pause, self._heard, wait)
                 continue
             if failures:
                 self._desk.reporter.hurry()
@@ -172,17 +173,6 @@ class Polling:
             quick = quick + 1 if task is None and clock.monotonic() - began < _QUICK_SECONDS else 0
             if quick > _QUICK_NULLS:
                 await self._desk.pause(settings.busy_ms / 1000)
-
-    async def _pause_or(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait, but not longer than until something has happened."""
-        event.clear()
-        waits = [asyncio.ensure_future(self._desk.pause(seconds)), asyncio.ensure_future(event.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
 
     def _begin(self, task: PolledTask) -> None:
         if task.claim is not None:

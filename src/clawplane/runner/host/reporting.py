@@ -14,12 +14,14 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from clawplane.domain.host_tasks import TaskId, TaskReport
 from clawplane.runner.host.disk_turns import DiskTurns
 from clawplane.runner.host.output import fitted
+from clawplane.runner.host.pausing import Pause, pause_or
 from clawplane.runner.host.spool import Spool
 from clawplane.runner.host.task_api import TaskApi, TaskApiFailed
 
@@ -33,7 +35,14 @@ _TOO_LARGE: Final = 413
 
 _log = logging.getLogger(__name__)
 
-Pause = Callable[[float], Awaitable[None]]
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A report that is not acknowledged; `claim` as `Reporter.claims` has it, `due` on the monotonic clock."""
+
+    body: bytes
+    claim: tuple[TaskId, int] | None
+    due: float = 0.0
 
 
 class Reporter:
@@ -53,8 +62,7 @@ class Reporter:
         self._pause = pause
         self._jitter = jitter
         self._monotonic = monotonic
-        self._waiting: dict[str, tuple[bytes, float]] = {}
-        self._claims: dict[str, tuple[TaskId, int]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._disk = DiskTurns()
         self._changed = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -65,9 +73,7 @@ class Reporter:
     async def start(self) -> int:
         """Begin with what an earlier life of this runner could not report; return how many reports that is."""
         for name, body in (await self._disk.do(self._spool.load)).items():
-            self._waiting[name] = (body, 0.0)
-            if (claim := await self._disk.do(_claim_of, body)) is not None:
-                self._claims[name] = claim
+            self._waiting[name] = _Waiting(body, await self._disk.do(_claim_of, body))
         if self._waiting:
             self._empty.clear()
         self._changed.set()
@@ -82,16 +88,14 @@ class Reporter:
             await self._disk.do(self._spool.put, name, body)
         except OSError as error:
             _log.error("The report of task %s could not be spooled: %s", task, error)
-        self._waiting[name] = (body, 0.0)
-        self._claims.pop(name, None)
-        if isinstance(claim := additive.get("claim"), int):
-            self._claims[name] = (task, claim)
+        claim = additive.get("claim")
+        self._waiting[name] = _Waiting(body, (task, claim) if isinstance(claim, int) else None)
         self._empty.clear()
         self._changed.set()
 
     def claims(self) -> list[tuple[TaskId, int]]:
         """Return the tasks, each with its claim, whose reports are not acknowledged."""
-        return list(self._claims.values())
+        return [each.claim for each in self._waiting.values() if each.claim is not None]
 
     def hurry(self) -> None:
         """Hear that the server can be reached: what waits because it could not be is sent now."""
@@ -117,32 +121,32 @@ class Reporter:
         failures = 0
         while True:
             name = await self._next()
-            body, _ = self._waiting[name]
+            waiting = self._waiting[name]
             try:
-                await self._api.report(body)
+                await self._api.report(waiting.body)
             except TaskApiFailed as error:
                 if error.final:
-                    await self._refused(name, body, error)
+                    await self._refused(waiting, error)
                     continue
                 failures += 1
                 wait = min(FIRST_WAIT * 2 ** min(failures - 1, 20), LONGEST_WAIT)
                 _log.warning("A report waits, for the server did not take it: %s", error)
-                await self._wait(self._jitter(wait))
+                await pause_or(self._pause, self._hurried, self._jitter(wait))
                 continue
             failures = 0
-            await self._acknowledged(name, body)
+            await self._acknowledged(name, waiting)
 
     async def _next(self) -> str:
         """Return the report that is to be sent next, waiting for it."""
         while True:
             self._changed.clear()
             now = self._monotonic()
-            due = min(self._waiting.items(), key=lambda each: each[1][1], default=None)
+            due = min(self._waiting.items(), key=lambda each: each[1].due, default=None)
             if due is None:
                 self._empty.set()
                 await self._changed.wait()
                 continue
-            name, (_, at) = due
+            name, at = due[0], due[1].due
             if at <= now:
                 return name
             try:
@@ -151,35 +155,24 @@ class Reporter:
             except TimeoutError:
                 continue
 
-    async def _wait(self, seconds: float) -> None:
-        """Pause, but not longer than until somebody hurries."""
-        self._hurried.clear()
-        waits = [asyncio.ensure_future(self._pause(seconds)), asyncio.ensure_future(self._hurried.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waits:
-                each.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-
-    async def _acknowledged(self, name: str, body: bytes) -> None:
-        if self._waiting[name][0] is not body:
+    async def _acknowledged(self, name: str, waiting: _Waiting) -> None:
+        if self._waiting[name] is not waiting:
             return  # the task was done again meanwhile: that report is another one
         del self._waiting[name]
-        self._claims.pop(name, None)
         try:
             await self._disk.do(self._spool.remove, name)
         except OSError as error:
             _log.warning("A report that was acknowledged stays in the spool: %s", error)
 
-    async def _refused(self, name: str, body: bytes, error: TaskApiFailed) -> None:
-        if error.status == _TOO_LARGE and len(body) > _LEAST_BYTES:
-            smaller = await self._disk.do(_halved, body)
-            if len(smaller) < len(body):
-                self._waiting[name] = (smaller, 0.0)
+    async def _refused(self, waiting: _Waiting, error: TaskApiFailed) -> None:
+        """Try a report otherwise or later; one that has taken its place meanwhile is not touched."""
+        if error.status == _TOO_LARGE and len(waiting.body) > _LEAST_BYTES:
+            smaller = await self._disk.do(_halved, waiting.body)
+            if len(smaller) < len(waiting.body):
+                waiting.body, waiting.due = smaller, 0.0
                 return
         _log.error("A report is refused and kept: %s", error)
-        self._waiting[name] = (body, self._monotonic() + REFUSED_WAIT)
+        waiting.due = self._monotonic() + REFUSED_WAIT
 
 
 def _body(task: TaskId, report: TaskReport, additive: dict[str, Any]) -> bytes:
