@@ -54,6 +54,7 @@ async def undo_task_event(tx: Transaction, task: str, type_: str) -> None:
 
 async def _count(tx: Transaction, numbers: Mapping[tuple[str, str], int]) -> None:
     await tx.many("count_host_events", [(*what, number) for what, number in numbers.items()])
+    await tx.many("delete_idle_host_event_count", [what for what, number in numbers.items() if number < 0])
 
 
 def _values(event: TaskEvent) -> tuple[Any, ...]:
@@ -102,7 +103,6 @@ async def _trim(tx: Transaction, item: Trim) -> Trimmed:
         await tx.execute("delete_host_events", {"seq": gone[-1][0]})
         numbers = Counter((type_, status) for _, _, type_, status in gone)
         await _count(tx, {what: -number for what, number in numbers.items()})
-        await tx.execute("delete_idle_host_event_counts")
     return Trimmed(expired, overflow, count - len(gone))
 
 

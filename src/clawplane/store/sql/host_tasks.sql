@@ -165,8 +165,8 @@ SELECT max(seq) FROM host_event
 INSERT INTO host_event_count (type, task_status, number) VALUES (:type, :task_status, :number)
 ON CONFLICT (type, task_status) DO UPDATE SET number = host_event_count.number + excluded.number
 
--- name: delete_idle_host_event_counts
-DELETE FROM host_event_count WHERE number <= 0
+-- name: delete_idle_host_event_count
+DELETE FROM host_event_count WHERE type = :type AND task_status = :task_status AND number <= 0
 
 -- name: host_event_stats
 SELECT coalesce(sum(number), 0), (SELECT created_at FROM host_event ORDER BY seq LIMIT 1),

@@ -36,10 +36,12 @@ CREATE TABLE host_state (
     reason TEXT NOT NULL DEFAULT '',
     aging_since INTEGER  -- from when its time to wait counts; NULL while it waits for a person's yes
 );
+CREATE INDEX host_state_status ON host_state (status, job);
 CREATE INDEX host_state_aging ON host_state (aging_since) WHERE status = 'pending' AND aging_since IS NOT NULL;
 
 -- The oldest unfinished task of each conversation, and those behind it.
 CREATE TABLE host_head (session_key TEXT PRIMARY KEY, job INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX host_head_job ON host_head (job);
 CREATE TABLE host_behind (
     session_key TEXT NOT NULL,
     job INTEGER NOT NULL,
@@ -62,7 +64,8 @@ CREATE INDEX host_fetched_at ON host_fetched (consumed_at);
 CREATE VIEW host_whole AS
 SELECT t.job, t.id, t.owner, t.type, t.created_at, t.session_id, t.session_key, t.priority, t.not_before, t.on_loss,
     t.callback_channel, t.callback_url, t.asked, t.callback_token, t.timeout_ms, t.deliver_to,
-    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.server_delivers
+    s.status, s.approval, s.started_at, s.completed_at, s.attempt, s.runner, s.reason, s.server_delivers,
+    EXISTS (SELECT 1 FROM host_fetched f WHERE f.task = t.id) AS consumed
 FROM host_task t JOIN host_state s ON s.job = t.job;
 
 CREATE TABLE host_count (what TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
