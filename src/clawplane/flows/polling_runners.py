@@ -21,6 +21,7 @@ import msgspec
 
 from clawplane.domain.clock import Clock
 from clawplane.domain.errors import Conflict, NotFound
+from clawplane.domain.host_ports import Stock
 from clawplane.domain.host_tasks import Reach, TaskId, TaskStatus
 from clawplane.domain.ids import POLLS, JobId, RunnerId
 from clawplane.domain.leases import RunnerRecord
@@ -48,13 +49,6 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
 
     lost: tuple[TaskId, ...]
     cancel: tuple[tuple[TaskId, str], ...]
-
-
-class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a runner's inventory counted, and the number of the last one that did."""
-
-    taken: bool
-    number: int
 
 
 class PollingRunners:
@@ -99,12 +93,12 @@ class PollingRunners:
             cancel=tuple((jobs[job], reason) for job, _, reason in told.cancels),
         )
 
-    async def took_stock(self, runner: RunnerId, number: int, held: Sequence[HeldTask]) -> Inventory:
+    async def took_stock(self, runner: RunnerId, number: int, held: Sequence[HeldTask]) -> Stock:
         """Take back what a runner does not name: it says that it has no poll open, and has this and nothing else."""
         stock = await self._host.take_stock(runner, number, [(each.task, each.claim) for each in held])
         if stock.lost:
             _log.warning("runner %s lost %d tasks: %s", runner, len(stock.lost), ", ".join(stock.lost))
-        return Inventory(taken=stock.taken, number=stock.number)
+        return stock
 
     async def ask(
         self, task_id: TaskId, claim: int, use: ToolUse, *, told: bool, seconds: float, gone: Awaitable[object]
