@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
@@ -51,7 +51,9 @@ async def test_attacks_on_a_plane_fail_and_what_went_wrong_is_seen(plane: Privat
     ]
 
 
-async def _verdict(plane: PrivatePlane, neighbour: LiveSession, attempt: object) -> tuple[str, str]:
-    attack = LiveAttack(number=1, title="t", expected="e", attempt=attempt)  # type: ignore[arg-type]
+async def _verdict(
+    plane: PrivatePlane, neighbour: LiveSession, attempt: Callable[[PrivatePlane], Awaitable[None]]
+) -> tuple[str, str]:
+    attack = LiveAttack(number=1, title="t", expected="e", attempt=attempt)
     result = await _tried(plane, neighbour, attack)
     return result.status, result.happened

@@ -7,7 +7,6 @@ processes, mounts and control groups that the kernel tells of. What its edge alo
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import re
@@ -16,8 +15,6 @@ import select
 import signal
 import stat
 import time
-import warnings
-import zipfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,14 +23,14 @@ from typing import Any, Final
 import httpx
 
 from clawplane.cli.live_attacks import edge
-from clawplane.cli.live_attacks.items import LiveAttack, NotTried, must
+from clawplane.cli.live_attacks.items import LiveAttack, NotTried, listed, must
+from clawplane.cli.live_attacks.packages import GOOD, ZIP, Member, refused, special, zipped
 from clawplane.cli.live_attacks.plane import LiveSession, PrivatePlane, private_plane
 
 _LOOK_SECONDS: Final = 0.05
 _GONE_SECONDS: Final = 10.0
 _BACK_SECONDS: Final = 60.0
 _UNKNOWN: Final = {"task": "00000000-0000-4000-8000-000000000000", "": "01K" + "0" * 23}
-_GOOD: Final = {"main.py": "print('x')\n", "input_schema.json": '{"properties": []}', "output_schema.json": "[]"}
 _HELD: Final = """
 import subprocess, time
 open('kept', 'w').write('kept')
@@ -55,24 +52,21 @@ _TASKS: Final[tuple[dict[str, Any], ...]] = (
     {"idempotency_key": "a b\n"},
     {"callback_url": "file:///etc/passwd"},
 )
-_ZIP: Final = {"Content-Type": "application/zip"}
 
 
 def attacks() -> list[LiveAttack]:
     """Return the attacks."""
-    refused, unknown, data = "refused with the documented codes", "as unknown as any other id", "data, or refused"
-    return [
-        LiveAttack(number=50, title="races the API", expected="answered, nothing is left", attempt=_race),
-        LiveAttack(
-            number=54, title="profits from a killed runner", expected="nothing survives it", attempt=_kill_the_runner
-        ),
-        LiveAttack(number=63, title="guesses ids of sessions and tasks", expected=unknown, attempt=_guess_ids),
-        LiveAttack(number=63, title="guesses ids of Workers and runs", expected=unknown, attempt=_guess_runs),
-        LiveAttack(number=64, title="injects arguments through names and fields", expected=data, attempt=_inject),
-        LiveAttack(number=64, title="injects options through a package", expected=refused, attempt=_inject_lines),
-        LiveAttack(number=66, title="uploads a malicious package", expected=refused, attempt=_upload_packages),
-        *edge.attacks(),
-    ]
+    by_code, unknown, data = "refused with the documented codes", "as unknown as any other id", "data, or refused"
+    rows = (
+        (50, "races the API", "answered, nothing is left", _race),
+        (54, "profits from a killed runner", "nothing survives it", _kill_the_runner),
+        (63, "guesses ids of sessions and tasks", unknown, _guess_ids),
+        (63, "guesses ids of Workers and runs", unknown, _guess_runs),
+        (64, "injects arguments through names and fields", data, _inject),
+        (64, "injects options through a package", by_code, _inject_lines),
+        (66, "uploads a malicious package", by_code, _upload_packages),
+    )
+    return [*listed(rows), *edge.attacks()]
 
 
 # 50: races
@@ -236,7 +230,7 @@ async def _guess_ids(plane: PrivatePlane) -> None:
 
 
 async def _guess_runs(plane: PrivatePlane) -> None:
-    async with _pushed(plane, _GOOD) as (slug, version):
+    async with _pushed(plane, GOOD) as (slug, version):
         if version["status"] != "ready":
             raise NotTried(f"no Worker can be built here: {version.get('build_error')}")
         body: dict[str, Any] = {"input": {"parameters": {"custom": {}}}}
@@ -304,8 +298,8 @@ async def _inject(plane: PrivatePlane) -> None:
         stood = await plane.http.post(f"{live.path}/exec", json={"tool": "shell", "code": "pwd", "directory": name})
         must(stood.status_code == 400, f"{name!r} as a directory: {stood.status_code} {stood.text}")
         version = {"name": "injected", "version": name}
-        refused = await plane.http.post("/v1/workers", params=version, content=_zipped(_GOOD.items()), headers=_ZIP)
-        must(refused.status_code == 400, f"{name!r} as a version: {refused.status_code} {refused.text}")
+        answer = await plane.http.post("/v1/workers", params=version, content=zipped(GOOD.items()), headers=ZIP)
+        must(answer.status_code == 400, f"{name!r} as a version: {answer.status_code} {answer.text}")
     seen = await live.value("import os\nsorted(os.listdir())")
     must(seen == repr(sorted(_NAMES)), f"the files are {seen}")
     for fields in _TASKS:
@@ -317,7 +311,7 @@ async def _inject(plane: PrivatePlane) -> None:
 
 async def _inject_lines(plane: PrivatePlane) -> None:
     for line in _LINES:
-        async with _pushed(plane, {**_GOOD, "requirements.txt": f"# first\n{line}\n"}) as (_, version):
+        async with _pushed(plane, {**GOOD, "requirements.txt": f"# first\n{line}\n"}) as (_, version):
             must(version["status"] == "failed", f"{line!r} was built: {version['status']}")
             must("requirements.txt" in str(version["build_error"]), f"{line!r}: {version['build_error']}")
     must(not list(plane.directory.rglob("pwned")), "a command of a package ran")
@@ -327,7 +321,7 @@ async def _inject_lines(plane: PrivatePlane) -> None:
 async def _pushed(plane: PrivatePlane, files: dict[str, str]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Push a Worker, wait for its build, and remove it afterwards."""
     name = f"attack-{secrets.token_hex(6)}"
-    answer = await plane.http.post("/v1/workers", params={"name": name}, content=_zipped(files.items()), headers=_ZIP)
+    answer = await plane.http.post("/v1/workers", params={"name": name}, content=zipped(files.items()), headers=ZIP)
     must(answer.status_code == 201, f"an upload was answered {answer.status_code} {answer.text}")
     slug, number = answer.json()["data"]["worker"], answer.json()["data"]["version"]
     try:
@@ -340,25 +334,20 @@ async def _pushed(plane: PrivatePlane, files: dict[str, str]) -> AsyncIterator[t
 async def _upload_packages(plane: PrivatePlane) -> None:
     mark = f"pwned-{secrets.token_hex(8)}"
     for number, (files, code) in enumerate(_packages(plane.directory, mark)):
-        name = f"malicious-{number}"
-        answer = await plane.http.post("/v1/workers", params={"name": name}, content=_zipped(files), headers=_ZIP)
-        details = " ".join(answer.json().get("details") or ())
-        must(answer.status_code == 400 and code in details, f"not {code}: {answer.status_code} {answer.text}")
-        found = await plane.http.get(f"/v1/workers/local~{name}")
-        must(found.status_code == 404, f"a Worker is left of {code}")
+        await refused(plane, f"malicious-{number}", zipped(files), code)
     outside = [*plane.directory.rglob(f"*{mark}*"), *plane.directory.parent.glob(f"*{mark}*")]
     must(not outside, f"these were written: {outside}")
     spooled = list((plane.directory / "data" / "spool").iterdir())
     must(not spooled, f"uploads are left: {spooled}")
 
 
-def _packages(directory: Path, mark: str) -> list[tuple[list[tuple[str | zipfile.ZipInfo, str]], str]]:
-    good: list[tuple[str | zipfile.ZipInfo, str]] = list(_GOOD.items())
+def _packages(directory: Path, mark: str) -> list[tuple[list[Member], str]]:
+    good: list[Member] = list(GOOD.items())
     kinds = [
         (stat.S_IFLNK, "symlink"),
         *((kind, "special_file") for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO)),
     ]
-    found: list[tuple[list[tuple[str | zipfile.ZipInfo, str]], str]] = [
+    found: list[tuple[list[Member], str]] = [
         ([*good, (f"../../{mark}", "x")], "package_path_traversal"),
         ([*good, (f"a/../../{mark}", "x")], "package_path_traversal"),
         ([*good, (f"{directory}/{mark}", "x")], "package_path_absolute"),
@@ -369,16 +358,5 @@ def _packages(directory: Path, mark: str) -> list[tuple[list[tuple[str | zipfile
         ([*good, (mark, "\0" * 60_000_000)], "package_bomb"),
     ]
     for kind, code in kinds:
-        member = zipfile.ZipInfo(mark)
-        member.create_system, member.external_attr = 3, (kind | 0o777) << 16
-        found.append(([*good, (member, str(directory / "canary"))], f"package_{code}"))
+        found.append(([*good, (special(mark, kind | 0o777), str(directory / "canary"))], f"package_{code}"))
     return found
-
-
-def _zipped(files: Iterable[tuple[str | zipfile.ZipInfo, str]]) -> bytes:
-    packed = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        warnings.simplefilter("ignore")  # that a name is there twice is what is tried
-        for name, content in files:
-            archive.writestr(name, content)
-    return packed.getvalue()

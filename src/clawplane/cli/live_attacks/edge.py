@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,8 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from clawplane.cli.live_attacks.items import LiveAttack, must
-from clawplane.cli.live_attacks.plane import PrivatePlane
+from clawplane.cli.live_attacks.items import LiveAttack, listed, must
+from clawplane.cli.live_attacks.plane import PrivatePlane, environment_of, free_port
 
 _PATIENCE: Final = 20.0
 _LOOK_SECONDS: Final = 0.05
@@ -40,12 +38,13 @@ _BODIES: Final = ("[" * 100_000, '{"code":' + '{"a":' * 10_000 + "1" + "}" * 10_
 
 def attacks() -> list[LiveAttack]:
     """Return the attacks."""
-    return [
-        LiveAttack(number=67, title="injects into terminals", expected="shown escaped", attempt=_terminals),
-        LiveAttack(number=67, title="injects into logs", expected="one clean line a request", attempt=_logs),
-        LiveAttack(number=69, title="bombs the HTTP API", expected="refused early", attempt=_bomb),
-        LiveAttack(number=69, title="dribbles heads to the HTTP API", expected="hung up on", attempt=_dribble),
-    ]
+    rows = (
+        (67, "injects into terminals", "shown escaped", _terminals),
+        (67, "injects into logs", "one clean line a request", _logs),
+        (69, "bombs the HTTP API", "refused early", _bomb),
+        (69, "dribbles heads to the HTTP API", "hung up on", _dribble),
+    )
+    return listed(rows)
 
 
 # 67: terminals and logs
@@ -76,29 +75,19 @@ async def _terminals(plane: PrivatePlane) -> None:
 
 
 async def _printed(plane: PrivatePlane, *words: str) -> str:
+    key = plane.http.headers["Authorization"].split()[1]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "clawplane",
         *words,
-        env=_environment(plane.directory, plane.http.headers["Authorization"].split()[1], plane.url),
+        env=environment_of(plane.directory, key) | {"PYTHONUTF8": "1", "CLAWPLANE_URL": plane.url},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     return (out + err).decode()
-
-
-def _environment(home: Path, key: str, url: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name == "PATH"}
-    return kept | {
-        "HOME": str(home),
-        "XDG_STATE_HOME": str(home / "state"),
-        "PYTHONUTF8": "1",
-        "CLAWPLANE_API_KEY": key,
-        "CLAWPLANE_URL": url,
-    }
 
 
 def _clean(text: str) -> bool:
@@ -132,16 +121,14 @@ async def _logging(plane: PrivatePlane) -> AsyncIterator[tuple[str, Path]]:
     home = plane.directory / f"logging-{secrets.token_hex(4)}"
     home.mkdir()
     log = home / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("serve", "--port", str(port), "--data", str(home / "data"), "--log", "info")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "clawplane",
         *words,
-        env=_environment(home, secrets.token_hex(32), ""),
+        env=environment_of(home, secrets.token_hex(32)) | {"PYTHONUTF8": "1"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=await asyncio.to_thread(log.open, "wb"),

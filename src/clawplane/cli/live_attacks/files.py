@@ -18,7 +18,7 @@ from typing import Any, Final
 import httpx
 
 from clawplane.cli.live_attacks import packing, printing
-from clawplane.cli.live_attacks.items import LiveAttack, NotTried, must
+from clawplane.cli.live_attacks.items import LiveAttack, NotTried, listed, must
 from clawplane.cli.live_attacks.packing import opened
 from clawplane.cli.live_attacks.plane import LiveSession, PrivatePlane
 
@@ -105,21 +105,15 @@ libc.renameat2(-100, b'f', -100, b's', 2)
 def attacks() -> list[LiveAttack]:
     """Return the attacks on files, on what shows output, and with archives."""
     refused = "refused, and nothing of the host is touched"
-    return [
-        LiveAttack(number=1, title="downloads a symbolic link", expected=refused, attempt=_download_links),
-        LiveAttack(number=2, title="uses a link as parent directory", expected=refused, attempt=_go_through_links),
-        LiveAttack(number=3, title="writes through a link", expected=refused, attempt=_write_through_links),
-        LiveAttack(
-            number=4,
-            title="swaps file and link in a race",
-            expected="sees the one or a refusal, never what the link leads to",
-            attempt=_race,
-        ),
-        LiveAttack(number=6, title="sends hostile paths to the API", expected=refused, attempt=_send_paths),
-        LiveAttack(number=6, title="hides hostile paths in a URL", expected=refused, attempt=_send_queries),
-        *printing.attacks(),
-        *packing.attacks(),
-    ]
+    rows = (
+        (1, "downloads a symbolic link", refused, _download_links),
+        (2, "uses a link as parent directory", refused, _go_through_links),
+        (3, "writes through a link", refused, _write_through_links),
+        (4, "swaps file and link in a race", "sees the one or a refusal, never what the link leads to", _race),
+        (6, "sends hostile paths to the API", refused, _send_paths),
+        (6, "hides hostile paths in a URL", refused, _send_queries),
+    )
+    return [*listed(rows), *printing.attacks(), *packing.attacks()]
 
 
 class _Bait:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from clawplane.cli.live_attacks.items import LiveAttack, NotTried, must
+from clawplane.cli.live_attacks.items import LiveAttack, NotTried, listed, must
 from clawplane.cli.live_attacks.plane import PrivatePlane
 from clawplane.cli.live_attacks.ways_out import (
     REFUSED,
@@ -340,7 +340,7 @@ async def _uses_up_a_workers_traffic(plane: PrivatePlane) -> None:
 def attacks() -> list[LiveAttack]:
     """Return the attacks on names, the proxy, ports and limits of connections."""
     nowhere, forbidden = "no packet leaves, nobody answers", "403, noted in the ledger; nobody hears it"
-    listed = (
+    rows = (
         (33, "leaks through DNS, asking name servers itself", nowhere, _asks_name_servers),
         (33, "leaks through DNS, with data in names that the proxy shall look up", "403 unseen", _hides_data_in_names),
         (34, "abuses the proxy, spelling addresses that are not public", forbidden, _spells_addresses),
@@ -357,7 +357,4 @@ def attacks() -> list[LiveAttack]:
         (36, "sends data with what is refused", "not one byte passes", _sends_with_what_is_refused),
         (36, "exceeds its traffic, as a Worker", "stopped, told so", _uses_up_a_workers_traffic),
     )
-    return [
-        LiveAttack(number=number, title=title, expected=expected, attempt=attempt)
-        for number, title, expected, attempt in listed
-    ]
+    return listed(rows)

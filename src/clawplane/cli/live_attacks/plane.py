@@ -157,15 +157,9 @@ class PrivatePlane:
 async def private_plane() -> AsyncIterator[PrivatePlane]:
     """Start a plane on a free port of this host's loopback; it ends and is removed with the block."""
     directory = Path(tempfile.mkdtemp(prefix="clawplane-selftest-"))
-    key, port = secrets.token_hex(32), _free_port()
+    key, port = secrets.token_hex(32), free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {name: value for name, value in os.environ.items() if name in _KEPT} | {
-        "HOME": str(directory),
-        "TMPDIR": str(directory),
-        "XDG_STATE_HOME": str(directory / "state"),
-        "CLAWPLANE_API_KEY": key,
-        "CLAWPLANE_SESSION_POOL": "4",
-    }
+    environment = environment_of(directory, key) | {"CLAWPLANE_SESSION_POOL": "4"}
     async with _client(url, key) as http, _client(url, "") as stranger:
         plane = PrivatePlane(directory, url, http, stranger)
         try:
@@ -179,12 +173,20 @@ async def private_plane() -> AsyncIterator[PrivatePlane]:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
+def environment_of(home: Path, key: str) -> dict[str, str]:
+    """Return the environment of what is started: little of this one, and every file below `home`."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT}
+    files = {"HOME": str(home), "TMPDIR": str(home), "XDG_STATE_HOME": str(home / "state")}
+    return kept | files | {"CLAWPLANE_API_KEY": key}
+
+
 def _client(url: str, key: str) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.AsyncClient(base_url=url, headers=headers, timeout=60.0, trust_env=False)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this host's loopback on which nobody listens."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

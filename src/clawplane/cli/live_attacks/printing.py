@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from clawplane.cli.live_attacks.items import LiveAttack, must
-from clawplane.cli.live_attacks.plane import LiveSession, PrivatePlane, said
+from clawplane.cli.live_attacks.items import LiveAttack, listed, must, right
+from clawplane.cli.live_attacks.plane import PrivatePlane, said
 
 _MIB: Final = 1 << 20
 _MOST_SHOWN: Final = 1 * _MIB
@@ -39,29 +39,18 @@ _RICH: Final = (
     ("class L(dict):\n    def items(self): raise SystemExit(9)\ndisplay(L(a=1), raw=True)", "ok"),
     ("d = e = {}\nfor _ in range(100_000): e['a'] = {}; e = e['a']\ndisplay({'application/json': d}, raw=True)", "ok"),
 )
-"""What shows itself, and how the execution has to end."""
+"""What shows itself, and how the exec has to end."""
 
 
 def attacks() -> list[LiveAttack]:
     """Return the attacks on output."""
-    return [
-        LiveAttack(
-            number=43,
-            title="prints confusing bytes",
-            expected="they are shown as text that no terminal obeys",
-            attempt=_print_confusing_bytes,
-        ),
-        LiveAttack(number=43, title="prints very long lines", expected="they are cut", attempt=_print_long_lines),
-        LiveAttack(
-            number=44, title="returns rich output", expected="it is cut or left out", attempt=_return_rich_output
-        ),
-        LiveAttack(
-            number=44,
-            title="returns pages with scripts",
-            expected="they are data, and no browser runs them",
-            attempt=_return_scripts,
-        ),
-    ]
+    rows = (
+        (43, "prints confusing bytes", "they are shown as text that no terminal obeys", _print_confusing_bytes),
+        (43, "prints very long lines", "they are cut", _print_long_lines),
+        (44, "returns rich output", "it is cut or left out", _return_rich_output),
+        (44, "returns pages with scripts", "they are data, and no browser runs them", _return_scripts),
+    )
+    return listed(rows)
 
 
 async def _print_confusing_bytes(plane: PrivatePlane) -> None:
@@ -87,7 +76,7 @@ async def _print_long_lines(plane: PrivatePlane) -> None:
         must(found["status"] == "ok", f"{block}: {said(found)}")
         must(len(found["stdout"]) <= _MOST_SHOWN, f"{block}: {len(found['stdout'])} characters were shown")
         must(found["usage"]["output_bytes"] >= 10_000_000, f"{block}: not all of it was read")
-    await works(session)
+    await right(session, "long lines")
 
 
 async def _return_rich_output(plane: PrivatePlane) -> None:
@@ -102,7 +91,7 @@ async def _return_rich_output(plane: PrivatePlane) -> None:
         names = [name for each in found["results"] for name in each]
         must(all(isinstance(each, dict) and each for each in found["results"]), f"{code[:60]!r} gave no bundles")
         must(found["results"] or status == "timeout", f"{code[:60]!r} showed nothing: {names}")
-        await works(session)
+        await right(session, repr(code[:60]))
 
 
 async def _return_scripts(plane: PrivatePlane) -> None:
@@ -120,9 +109,3 @@ async def _return_scripts(plane: PrivatePlane) -> None:
     for each, kind in pages:
         must(each.headers["content-type"] == kind, f"it is served as {each.headers['content-type']}")
         must(each.headers.get("x-content-type-options") == "nosniff", "a browser may guess what it is")
-
-
-async def works(session: LiveSession) -> None:
-    """Want the next execution to be right."""
-    found = await session.python("1 + 1")
-    must(found["status"] == "ok" and found["results"][0]["text/plain"] == "2", f"the next one: {said(found)}")

@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from clawplane.cli.live_attacks import payloads
-from clawplane.cli.live_attacks.items import LiveAttack, NotTried, must
+from clawplane.cli.live_attacks.items import LiveAttack, NotTried, listed, must, right
 from clawplane.cli.live_attacks.plane import LiveSession, PrivatePlane, said
 
 _PATIENCE_SECONDS: Final = 40.0
 _CROWD: Final = 12
 _POOLED: Final = 4
 _LOST: Final = "The interpreter was replaced; its variables are lost."
-_CLEAN: Final = ["ok", None, "", "", [{"text/plain": "2", "_main": True}]]
 
 
 def attacks() -> list[LiveAttack]:
     """Return the attacks of this module, in the order of their numbers."""
-    rows: list[tuple[int, str, str, Callable[[PrivatePlane], Awaitable[None]]]] = [
+    rows = (
         (19, "patches the memory of its interpreter", "it ends; nobody else does", _patch_memory),
         (19, "forges the figures of its own result", "figures are measured outside of it", _forge_figures),
         (51, "works while its session sleeps", "it gets no processor until it is woken", _work_asleep),
@@ -42,21 +41,14 @@ def attacks() -> list[LiveAttack]:
         (62, "contaminates the zygote", "no other session sees it", _contaminate),
         (65, "injects through environment values", "values are data, other names are refused", _inject),
         (65, "hooks programs through reserved variables", "hooks run locked in, or not at all", _hook),
-    ]
-    return [LiveAttack(number=number, title=title, expected=end, attempt=run) for number, title, end, run in rows]
-
-
-async def _right(live: LiveSession, after: str) -> None:
-    """See that the next exec gives what it should."""
-    result = await live.python("1+1")
-    found = [result.get(name, "nothing") for name in ("status", "error", "stdout", "stderr", "results")]
-    must(found == _CLEAN, f"after {after} the next exec is not right: {said(result)}")
+    )
+    return listed(rows)
 
 
 async def _as_new(live: LiveSession, after: str) -> None:
     """Reset a session and see that nothing of before is left."""
     must(await live.reset() == 200, f"after {after} it could not be reset")
-    await _right(live, f"{after} and a reset")
+    await right(live, f"{after} and a reset")
     seen = await _settled(
         lambda: live.value(payloads.LOOK), payloads.AS_NEW
     )  # what was let go of is being ended beside us
@@ -142,14 +134,14 @@ async def _send_frames(plane: PrivatePlane) -> None:
         result = await live.python(code)
         must(payloads.FRAME in str(result.get(stream)), f"a frame on {stream} is not shown as output: {said(result)}")
         must((result.get("status"), _shown(result)) == ("ok", "7"), f"a frame on {stream} is obeyed: {said(result)}")
-        await _right(live, f"a frame on {stream}")
+        await right(live, f"a frame on {stream}")
     result = await live.python(f"{payloads.SOCKETS}send({payloads.FRAME!r}.encode())\nraise ValueError('mine')")
     must("ValueError: mine" in str(result.get("error")), f"a frame of somebody else is believed: {said(result)}")
-    await _right(live, "a frame of somebody else")
+    await right(live, "a frame of somebody else")
     for code in ("[os.write(n, b'\\xfe' * 100_000) for n in sockets]", "send(b'[' * 100_000)", "send(b'{}')"):
         result = await live.python(payloads.SOCKETS + code, timeout=5)
         must(result.get("status") == "exited", f"{code} is put up with: {said(result)}")
-        await _right(live, code)
+        await right(live, code)
     result = await live.python(payloads.SOCKETS + "send(json.dumps(own).encode())\nwhile True: pass", timeout=2)
     must(result.get("status") in ("ok", "exited", "timeout"), f"done before it is: {said(result)}")
     await _as_new(live, "forged frames")
@@ -162,7 +154,7 @@ async def _tamper(plane: PrivatePlane) -> None:
         ended = result.get("status") == "exited" and _LOST in (result.get("notes") or [])
         held = ended if name in payloads.ENDS else result.get("status") in ("ok", "error")
         must(held, f"tampering with {name} is not told as what it is: {said(result)}")
-        await _right(live, f"tampering with {name}")
+        await right(live, f"tampering with {name}")
         must(await live.reset() == 200, f"after tampering with {name} it could not be reset")
 
 
@@ -176,7 +168,7 @@ async def _come_back(plane: PrivatePlane) -> None:
         await live.python("import os, sys\nmark = 1\nos.environ['MARK'] = '1'\nsys.modules['marked'] = os")
         must(await live.value("mark") == "1", "its mark is not there: this attack tries nothing")
         await live.python(code, timeout=10)
-        await _right(live, name)
+        await right(live, name)
         await _as_new(live, name)
 
 
