@@ -23,7 +23,8 @@ from clawplane.domain.asks import (
     StatFile,
     WriteFile,
 )
-from clawplane.domain.errors import ClawplaneError, InternalError, InvalidArgument
+from clawplane.domain.errors import ClawplaneError, InternalError, InvalidArgument, Unavailable
+from clawplane.domain.runner_asks import REFUSED
 from clawplane.link.asking import Asking, Withdrawal
 from clawplane.runner.workspace_files import WorkspaceFiles
 
@@ -32,6 +33,7 @@ FILE_METHODS: Final = frozenset(
 )
 CHANGING: Final = frozenset({"write", "edit", "delete", "make_directory", "move"})
 _AT_ONCE: Final = 8
+_MOST_WAITING: Final = 64
 
 
 def decode(asking: Asking) -> Any:
@@ -56,11 +58,16 @@ async def answered(asking: Asking, work: Awaitable[msgspec.Struct]) -> None:
 
 
 class FileAnswers:
-    """The file questions of one session. `changed` is called after a change, before it is answered."""
+    """The file questions of one session.
 
-    def __init__(self, files: WorkspaceFiles, changed: Callable[[], None]) -> None:
+    `changed` is called after a change, before it is answered; `used` after every question.
+    """
+
+    def __init__(self, files: WorkspaceFiles, changed: Callable[[], None], used: Callable[[], None]) -> None:
         self._files = files
         self._changed = changed
+        self._used = used
+        self._asked: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._answers: dict[str, Callable[[Asking, Any], Awaitable[msgspec.Struct]]] = {
             "list": self._list,
@@ -74,8 +81,21 @@ class FileAnswers:
             "move": self._move,
         }
 
-    async def answer(self, asking: Asking) -> None:
-        """Answer one question; at most a few of them at a time."""
+    def start(self, asking: Asking) -> None:
+        """Answer one question, beside others but at most a few of them at a time; raises Unavailable."""
+        if len(self._asked) >= _MOST_WAITING:
+            raise Unavailable("Too many file operations wait for this session.", details=(REFUSED,))
+        task = asyncio.create_task(self._answer(asking))
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+
+    async def end(self) -> None:
+        """Leave all questions alone that are not answered."""
+        for task in list(self._asked):
+            task.cancel()
+        await asyncio.gather(*self._asked, return_exceptions=True)
+
+    async def _answer(self, asking: Asking) -> None:
         async with self._turns:
             working = asyncio.create_task(answered(asking, self._work(asking)))
             leaving = asyncio.create_task(asking.withdrawn.wait())
@@ -85,6 +105,7 @@ class FileAnswers:
                 leaving.cancel()
                 working.cancel()
                 await asyncio.gather(working, leaving, return_exceptions=True)
+        self._used()
 
     async def _work(self, asking: Asking) -> msgspec.Struct:
         try:

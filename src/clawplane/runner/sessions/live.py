@@ -21,8 +21,7 @@ import msgspec
 
 from clawplane.domain.asks import METHODS, Branch, Interrupt, Nothing, Reset, Rollback, Sleep
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument, Unavailable
-from clawplane.domain.runner_asks import REFUSED
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, InvalidArgument
 from clawplane.domain.sessions import ExecRequest, LiveState, SessionSpec, SessionState
 from clawplane.link.asking import Asking
 from clawplane.runner.sessions.copies import Copy
@@ -38,7 +37,6 @@ from clawplane.runner.sessions.running import ASKED_GRACE_SECONDS
 from clawplane.runner.sessions.saving import Memory, Saver
 from clawplane.runner.sessions.turns import Turns
 
-_MOST_BESIDE: Final = 64
 _COPY_SECONDS: Final = 0.25
 """Idle for this long, the interpreter is copied for undo; an exec that comes sooner waits for the copy."""
 _CROWDED_SECONDS: Final = 1.0
@@ -79,9 +77,8 @@ class Live:
         self._branched = branched
         self._clock = clock
         self._crowded = crowded
-        self._files = FileAnswers(residence.files, execs.files_changed)
+        self._files = FileAnswers(residence.files, execs.files_changed, self._used_file)
         self._turns = Turns(execs.dropped)
-        self._beside: set[asyncio.Task[None]] = set()
         self._detached = Detached(execs, self._wake, self._used_beside)
         self._waking = asyncio.Lock()
         self._state = SessionState.RUNNING
@@ -112,7 +109,7 @@ class Live:
         elif method == "state":
             asking.answer(msgspec.msgpack.encode(self.state()))
         elif method in FILE_METHODS:
-            self._answer_beside(asking)
+            self._files.start(asking)
         elif method == "exec" and goes_beside(request := decode(asking)):
             self._detached.start(asking, request)
             self.exec_count += 1
@@ -222,9 +219,7 @@ class Live:
         if self._retiring is not None:
             self._retiring[1].set_result(None)
         await self._detached.finish()
-        for task in list(self._beside):
-            task.cancel()
-        await asyncio.gather(*self._beside, return_exceptions=True)
+        await self._files.end()
         await self.execs.finish()
 
     async def _watch(self) -> None:
@@ -301,22 +296,15 @@ class Live:
                     self.execs.cancelled(waiting, decode(waiting))
         asking.answer(msgspec.msgpack.encode(Nothing()))
 
-    def _answer_beside(self, asking: Asking) -> None:
-        if len(self._beside) >= _MOST_BESIDE:
-            raise Unavailable("Too many file operations wait for this session.", details=(REFUSED,))
-        task = asyncio.create_task(self._file(asking))
-        self._beside.add(task)
-        task.add_done_callback(self._beside.discard)
-
-    async def _file(self, asking: Asking) -> None:
-        await self._files.answer(asking)
-        if self._state is SessionState.RUNNING:
-            self._touch()
-
     # The clock
 
     def _touch(self) -> None:
         self.used = asyncio.get_running_loop().time()
+
+    def _used_file(self) -> None:
+        """Note that somebody looked at the files, which wakes nobody."""
+        if self._state is SessionState.RUNNING:
+            self._touch()
 
     def _used_beside(self) -> None:
         """Note that a detached command begins or has ended: the clock stands still meanwhile."""
