@@ -22,6 +22,12 @@ from typing import Any
 import httpx
 import pytest
 
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)
+
+from outside import Outside, outside_in  # noqa: E402 - found in this directory
+
 PROJECT = Path(__file__).resolve().parents[2]
 CLAWPLANE = Path(sys.executable).with_name("clawplane")
 
@@ -50,20 +56,17 @@ class Plane:
 
     @property
     def environment(self) -> dict[str, str]:
-        few = {"CLAWPLANE_SESSION_POOL": "4"}  # what is made ahead for nobody is taken down again, too
-        return (
-            few
-            | os.environ
-            | {
-                "CLAWPLANE_URL": self.url,
-                "CLAWPLANE_API_KEY": self.key,
-                "CLAWPLANE_DATA": str(self.data),
-                "XDG_STATE_HOME": str(self.data / "state"),
-                "CLAWPLANE_SESSION_PROFILES": self.profiles,
-                "NO_COLOR": "1",
-                "COLUMNS": "200",
-            }
-        )
+        return {
+            "CLAWPLANE_SESSION_POOL": "4",  # what is made ahead for nobody is taken down again, too
+            **os.environ,
+            "CLAWPLANE_URL": self.url,
+            "CLAWPLANE_API_KEY": self.key,
+            "CLAWPLANE_DATA": str(self.data),
+            "XDG_STATE_HOME": str(self.data / "state"),
+            "CLAWPLANE_SESSION_PROFILES": self.profiles,
+            "NO_COLOR": "1",
+            "COLUMNS": "200",
+        }
 
     def spawn(self, *arguments: str, until: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a daemon and return when its stderr has said a line that contains `until`."""
@@ -95,10 +98,18 @@ class Plane:
     def up(self, *arguments: str) -> subprocess.Popen[str]:
         return self.spawn("up", "--port", str(self.port), "--data", str(self.data), *arguments, until="Ready:")
 
-    def cli(self, *arguments: str, check: bool = True, input_: str | None = None) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self,
+        *arguments: str,
+        check: bool = True,
+        input_: str | None = None,
+        cwd: Path | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [*self.prefix, str(CLAWPLANE), *arguments],
-            env=self.environment,
+            env=environment or self.environment,
+            cwd=cwd,
             capture_output=True,
             text=True,
             input=input_,
@@ -266,3 +277,24 @@ def make_module_plane(tmp_path_factory: pytest.TempPathFactory, verdict: Path) -
     """Make planes with settings of their own for all tests of a file."""
     with _planes(tmp_path_factory.mktemp("planes"), verdict) as make:
         yield make
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    """What sessions may reach."""
+    with outside_in(tmp_path_factory.mktemp("outside")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def open_plane(make_module_plane: Callable[..., Plane], outside: Outside) -> Plane:
+    """A plane whose operator allows the outside by its name and ports; all other servers of this host stay closed."""
+    plane = make_module_plane()
+    outside.allow(plane)
+    return plane
+
+
+@pytest.fixture(scope="module")
+def open_http(open_plane: Plane) -> Iterator[httpx.Client]:
+    with open_plane.http() as client:
+        yield client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import io
 import json
 import os
@@ -37,15 +38,9 @@ FAILING = {
 
 
 def clawplane(plane: Any, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "clawplane", *arguments],
-        env=plane.environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        **more,
-    )
+    """Run a command, however it ends."""
+    done: subprocess.CompletedProcess[str] = plane.cli(*arguments, check=False, **more)
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +71,7 @@ def test_exec_writes_what_the_code_writes_and_ends_as_it_ends(
     done = clawplane(plane, "exec", tool, "--file", str(tmp_path / "code"), "--session", session)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out\n42\n", "err\n")
     code, said = FAILING[tool]
-    failed = clawplane(plane, "exec", tool, "-", "--session", session, input=code)
+    failed = clawplane(plane, "exec", tool, "-", "--session", session, input_=code)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.endswith(said)
     assert "clawplane" not in failed.stderr
@@ -182,15 +177,7 @@ def test_no_command_reaches_the_session_of_another_key(plane: Any, session: str,
         ("session", "upload", session, str(tmp_path / "file")),
         ("session", "delete", session),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "clawplane", *command],
-            env=other,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = clawplane(plane, *command, environment=other, input_="")
         assert (done.returncode, done.stdout) == (1, ""), command
         assert f"there is no session '{session}'" in done.stderr
         assert "Traceback" not in done.stderr
@@ -223,6 +210,7 @@ class Prompt:
         )
         os.close(inner)
         self._seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def until(self, text: str, seconds: float = 60) -> str:
         """Return what is shown before `text`, with lines as a terminal has them made plain."""
@@ -230,7 +218,7 @@ class Prompt:
         while text not in self._seen:
             ready, _, _ = select.select([self._keys], [], [], max(0.0, end - time.monotonic()))
             assert ready, self._seen
-            self._seen += os.read(self._keys, 65536).decode().replace("\r\n", "\n")
+            self._seen += self._decoder.decode(os.read(self._keys, 65536)).replace("\r\n", "\n")
         before, _, self._seen = self._seen.partition(text)
         return before
 
@@ -337,7 +325,7 @@ def test_a_prompt_ends_with_its_session(plane: Any, http_: httpx.Client) -> None
 def test_exec_and_prompt_make_a_session_of_their_own_and_name_it(plane: Any, http_: httpx.Client) -> None:
     done = clawplane(plane, "exec", "python", "1 + 1")
     assert (done.returncode, done.stdout) == (0, "2\n")
-    spoken = clawplane(plane, "repl", input="1 + 1\n")
+    spoken = clawplane(plane, "repl", input_="1 + 1\n")
     assert (spoken.returncode, ">>> 2\n" in spoken.stdout) == (0, True)
     for said in (done.stderr, spoken.stderr):
         named = re.search(r"^session (\w{26})\b", said, re.MULTILINE)

@@ -5,44 +5,16 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
-
-from outside import MEGABYTE, PAGE, Outside, Session, entries, new_session, only_entry, outside_in  # noqa: E402
+from outside import MEGABYTE, PAGE, Outside, Session, entries, new_session, only_entry
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
-    with outside_in(tmp_path_factory.mktemp("outside")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def plane(make_module_plane: Callable[..., Any], outside: Outside) -> Any:
-    """A plane whose operator allows the outside by its name and ports."""
-    plane = make_module_plane()
-    outside.allow(plane)
-    return plane
-
-
-@pytest.fixture(scope="module")
-def http_(plane: Any) -> Iterator[httpx.Client]:
-    with plane.http() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def session(http_: httpx.Client, outside: Outside) -> Session:
+def session(open_http: httpx.Client, outside: Outside) -> Session:
     """A session whose indexes are those of the outside; nothing else of its environment is ours."""
     environment = {
         "PIP_INDEX_URL": f"{outside.url}/simple",
@@ -50,7 +22,7 @@ def session(http_: httpx.Client, outside: Outside) -> Session:
         "PIP_TRUSTED_HOST": outside.name,
         "npm_config_registry": f"{outside.url}/npm",
     }
-    return new_session(http_, environment=environment)
+    return new_session(open_http, environment=environment)
 
 
 # Programs, by the variables alone

@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
-
-from outside import Outside, Session, entries, new_session, only_entry, outside_in, own_name  # noqa: E402
+from outside import Outside, Session, entries, new_session, only_entry, own_name
 
 LOOPBACK, PRIVATE, METADATA = "a loopback address", "a private address", "a cloud metadata address"
 SHARED, LINK, CASTING = "a carrier's shared address", "a link-local address", "a multicast or broadcast address"
@@ -145,28 +138,8 @@ def _until_closed(canary: Canary, listener: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
-    with outside_in(tmp_path_factory.mktemp("outside")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def plane(make_module_plane: Callable[..., Any], outside: Outside) -> Any:
-    """A plane whose operator allows one server of this host: all the others stay closed."""
-    plane = make_module_plane()
-    outside.allow(plane)
-    return plane
-
-
-@pytest.fixture(scope="module")
-def client(plane: Any) -> Iterator[httpx.Client]:
-    with plane.http() as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def session(client: httpx.Client) -> Session:
-    return new_session(client)
+def session(open_http: httpx.Client) -> Session:
+    return new_session(open_http)
 
 
 def tried(session: Session, host: str, port: int) -> tuple[dict[str, Any], dict[tuple[str, int], Any]]:
@@ -235,10 +208,12 @@ def test_no_address_of_this_host_is_reached_whatever_network_it_is_of(session: S
     assert canary.visits == []
 
 
-def test_the_control_plane_is_reached_under_none_of_its_names(session: Session, plane: Any, outside: Outside) -> None:
-    all_refused(session, "127.0.0.1", plane.port, "127.0.0.1", "it belongs to the platform")
+def test_the_control_plane_is_reached_under_none_of_its_names(
+    session: Session, open_plane: Any, outside: Outside
+) -> None:
+    all_refused(session, "127.0.0.1", open_plane.port, "127.0.0.1", "it belongs to the platform")
     for name in {"localhost", "127.1", outside.name}:
-        found, ledger = tried(session, name, plane.port)
+        found, ledger = tried(session, name, open_plane.port)
         assert found["direct"] != "connected"
         assert (found["CONNECT"][0], found["GET"][0], found["name"]) == ("403", "403", 2)
         assert {entry["verdict"] for entry in ledger.values()} == {"denied"}
@@ -258,17 +233,15 @@ def test_the_server_that_is_allowed_by_its_name_stays_closed_by_its_address_and_
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "2130706433", "169.254.169.254", "plane"])
 def test_a_redirect_of_an_allowed_server_leads_nowhere_else(
-    session: Session, outside: Outside, canary: Canary, plane: Any, host: str
+    session: Session, outside: Outside, canary: Canary, open_plane: Any, host: str
 ) -> None:
-    place = f"127.0.0.1:{plane.port}" if host == "plane" else f"{host}:{canary.port}"
+    place = f"127.0.0.1:{open_plane.port}" if host == "plane" else f"{host}:{canary.port}"
     command = f"curl -sL -w '%{{http_code}}' '{outside.url}/redirect?http://{place}/'"
     by_itself = session.run("shell", command)
     proxied = session.run("shell", f"unset NO_PROXY no_proxy; {command}")
     assert proxied["stdout"].endswith(".\n403"), proxied
     assert "is not allowed: " in proxied["stdout"]
-    itself = (
-        by_itself["error"] == "exit code 7"
-    )  # by NO_PROXY that was the session's own loopback, where nobody listens
+    itself = by_itself["error"] == "exit code 7"  # NO_PROXY: the session's own loopback, where nobody listens
     assert itself or by_itself["stdout"].endswith(".\n403"), by_itself
     for result in (by_itself, proxied):
         allowed = [entry for entry in result["egress"] if entry["verdict"] == "allowed"]
@@ -326,23 +299,23 @@ def test_a_socket_without_the_proxy_goes_nowhere(session: Session, canary: Canar
 
 
 def test_a_session_that_allows_itself_what_is_not_public_gains_nothing(
-    client: httpx.Client, outside: Outside, canary: Canary, plane: Any
+    open_http: httpx.Client, outside: Outside, canary: Canary, open_plane: Any
 ) -> None:
-    own = ["127.0.0.0/8", "localhost", "10.0.0.0/8", f"127.0.0.1:{plane.port}", "[::1]", "*"]
-    session = new_session(client, egress={"mode": "listed", "allow": own})
+    own = ["127.0.0.0/8", "localhost", "10.0.0.0/8", f"127.0.0.1:{open_plane.port}", "[::1]", "*"]
+    session = new_session(open_http, egress={"mode": "listed", "allow": own})
     all_refused(session, "127.0.0.1", canary.port, "127.0.0.1", f"it is {LOOPBACK}")
     all_refused(session, "localhost", canary.port, "localhost", f"it resolves to {LOOPBACK}")
-    all_refused(session, "127.0.0.1", plane.port, "127.0.0.1", "it belongs to the platform")
+    all_refused(session, "127.0.0.1", open_plane.port, "127.0.0.1", "it belongs to the platform")
     all_refused(session, "10.0.0.1", canary.port, "10.0.0.1", f"it is {PRIVATE}")
 
 
-def test_a_session_narrows_what_the_operator_allows(client: httpx.Client, outside: Outside) -> None:
+def test_a_session_narrows_what_the_operator_allows(open_http: httpx.Client, outside: Outside) -> None:
     for rules, why in (
         ({"mode": "none"}, "connections to the outside are switched off"),
         ({"mode": "listed", "allow": ["other.example"]}, "it is not on the allow list"),
         ({"deny": [outside.name]}, "it is on the deny list"),
     ):
-        session = new_session(client, egress=rules)
+        session = new_session(open_http, egress=rules)
         result = session.run("shell", f"curl -s {outside.url}/page")
         assert result["stdout"] == f"clawplane: {outside.name}:{outside.port} is not allowed: {why}.\n"
         entry = only_entry(result, outside.name, outside.port)

@@ -65,6 +65,18 @@ class HostParts:
         """Return the state of a task whose result is not there."""
         return str(self.ask("GET", f"/tasks/{task}")["status"])
 
+    def begun(self, directory: Path, first: str = "", **more: Any) -> str:
+        """Submit a task that leaves a process and only ends when it is killed, and return when it runs.
+
+        `first` is what its shell does before; a fifo is made in the directory.
+        """
+        fifo = directory / "begun"
+        os.mkfifo(fifo)
+        task = self.submit(f"{first}(setsid sleep 300 &) ; echo begun > {fifo}; sleep 300", **more)
+        assert fifo.read_text() == "begun\n"
+        assert self.marked()
+        return task
+
     # played runners
 
     def poll(self) -> dict[str, Any] | None:

@@ -138,11 +138,7 @@ def test_a_polling_runner_killed_while_a_command_runs_leaves_no_process_behind(
 ) -> None:
     parts.serve()
     worker = host.worker(parts.plane.url)
-    fifo = tmp_path / "begun"
-    os.mkfifo(fifo)
-    task = host.submit(f"(setsid sleep 300 &) ; echo begun > {fifo}; sleep 300")
-    assert fifo.read_text() == "begun\n"
-    assert host.marked()
+    task = host.begun(tmp_path)
     kill(worker)
     gone(host)
     host.ask("POST", f"/tasks/{task}/cancel", {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,14 @@ from fault_parts import Parts, kill
 from host_history import check_rest, check_task, trail
 from host_parts import HostParts
 
-ONCE = 'if [ -e {0} ]; then kill -0 "$(cat {0})" 2>&- && echo twice; echo again; exit; fi; echo $$ > {0}; {1}'
-"""A command that waits the first time, says "again" the second, and "twice" when the first still lives then."""
+ONCE = 'if [ -e {0} ]; then kill -0 "$(cat {0})" 2>&- && echo twice; echo again; exit; fi; echo $$ > {0}; '
+"""What makes a command go on the first time, say "again" the second, and "twice" when the first still lives then."""
 LONG_MS = 3_600_000
 
 
-def begun(host: HostParts, tmp_path: Path, **more: object) -> str:
+def begun(host: HostParts, tmp_path: Path, policy: str) -> str:
     """Submit a task whose first run only ends when it is killed, and return when it runs."""
-    fifo = tmp_path / "begun"
-    os.mkfifo(fifo)
-    wait = f"(setsid sleep 300 &) ; echo begun > {fifo}; sleep 300"
-    task = host.submit(ONCE.format(tmp_path / "pid", wait), timeout=LONG_MS, **more)
-    assert fifo.read_text() == "begun\n"
-    assert host.marked()
-    return task
+    return host.begun(tmp_path, ONCE.format(tmp_path / "pid"), timeout=LONG_MS, onLoss=policy)
 
 
 @pytest.mark.parametrize("policy", ["requeue", "fail"])
@@ -33,7 +26,7 @@ def test_a_polling_runner_killed_while_a_command_runs_has_it_offered_again_or_fa
     """Its lease would last an hour, for a runner that is heard of is not silent."""
     parts.serve()
     worker = host.worker(parts.plane.url)
-    task = begun(host, tmp_path, onLoss=policy)
+    task = begun(host, tmp_path, policy)
     kill(worker)
     worker = host.worker(parts.plane.url)
     result = host.fetch(task)
@@ -55,7 +48,7 @@ def test_a_task_that_is_held_waits_for_a_late_report_after_its_runner_was_killed
 ) -> None:
     parts.serve()
     worker = host.worker(parts.plane.url)
-    task = begun(host, tmp_path, onLoss="hold")
+    task = begun(host, tmp_path, "hold")
     kill(worker)
     worker = host.worker(parts.plane.url)
     quick = host.submit("echo quick")
