@@ -62,8 +62,8 @@ class FakeControlPlane:
         self.connections = 0
         self.unable: dict[str, str] = {}
         self.of_others: set[RunnerId] = set()
-        self.revoked = False
         """Runner ids that belong to other keys."""
+        self.revoked = False
         self.free_slots: dict[str, int] = {}
         self.leases: dict[JobId, Claim] = {}
         self.confirmed: set[JobId] = set()

@@ -148,7 +148,7 @@ class Greetings:
             self._came.release()
         return True
 
-    def next(self, patience: float) -> Welcome:
+    def next(self, patience: float = 60) -> Welcome:
         """Wait for the next Welcome."""
         assert self._came.acquire(timeout=patience), f"no Welcome within {patience} s"
         assert self.last is not None
@@ -171,7 +171,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
 
     def start(name: str) -> subprocess.Popen[str]:
         process = parts.runner(name, url=proxies[name].url, slots=1)
-        greetings[name].next(1)
+        greetings[name].next()
         return process
 
     with ThreadPoolExecutor(4) as pool:
@@ -185,7 +185,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         proxies["short"].cut()
         proxies["swallowed"].swallow()
         mended = pool.submit(mend_after, 5, proxies["short"])
-        noticed = pool.submit(greetings["swallowed"].next, 12)
+        noticed = pool.submit(greetings["swallowed"].next)
         runners.append(start("long"))
         lasting = parts.start(worker, n=40, pause=10.5)
         parts.until_log_says(lasting, "half way")
@@ -193,7 +193,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         proxies["long"].cut()
         mended_late = pool.submit(mend_after, 20, proxies["long"])
         mended.result()
-        assert len(greetings["short"].next(15).kept) == 1
+        assert len(greetings["short"].next().kept) == 1
         assert len(noticed.result().kept) == 1
         for slug in brief:
             assert parts.ended(slug)["status"] == "succeeded"
@@ -203,7 +203,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         assert parts.attempts(lasting) == ["runner_lost", "finished"]
         assert before - set(guests_of(parts.home / "long"))  # it has killed what it ran, without a word from anybody
         mended_late.result()
-        assert greetings["long"].next(45).kept == ()
+        assert greetings["long"].next().kept == ()
     acknowledged = {lease: rows for proxy in proxies.values() for lease, rows in proxy.acknowledged().items()}
     for slug in (*brief, lasting):
         check_run(parts, slug, acknowledged)

@@ -83,9 +83,10 @@ def test_a_conversation_keeps_its_session_until_the_input_ends(clawplane: Any, s
 
 def test_saying_good_bye_leaves_and_asks_the_session_nothing(clawplane: Any, server: Any) -> None:
     server.answers = OPEN
-    for word in ("exit", "exit()", "quit", "quit() "):
-        done = clawplane("repl", input=f"{word.strip()}\n1 + 1\n")
+    for word in ("exit", "exit()", "quit", "quit()"):
+        done = clawplane("repl", input=f"{word}\n1 + 1\n")
         assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    assert not [line for line in server.seen if "execute" in line]
 
 
 def test_an_error_of_one_statement_does_not_end_the_conversation(clawplane: Any, server: Any) -> None:

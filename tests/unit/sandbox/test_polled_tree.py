@@ -23,10 +23,6 @@ def until(condition: Callable[[], bool]) -> None:
         os.sched_yield()
 
 
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
 def started(code: str) -> subprocess.Popen[bytes]:
     """Start Python code and return when it has printed its first line."""
     process = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE)

@@ -264,7 +264,7 @@ async def test_a_missing_cli_is_reported_by_name(runner) -> None:
     assert "CLAUDE_PATH" in report.error
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asks the system itself how it finds programs")
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="from 3.12 on Python asks Windows itself how it finds programs")
 def test_npm_shims_are_found_as_windows_finds_programs(runner, monkeypatch, tmp_path) -> None:
     """npm lays a script for sh, `claude.cmd` and `claude.ps1` side by side; only the second is a program there."""
     for name in ("claude", "claude.cmd", "claude.ps1"):
