@@ -28,6 +28,7 @@ from clawplane.domain.leases import RunnerRecord
 from clawplane.domain.ports import Queue
 from clawplane.domain.tool_uses import Decide, ToolUse
 from clawplane.flows.host_tasks import HostWork
+from clawplane.flows.runner_links import HOST
 
 _log = logging.getLogger(__name__)
 
@@ -115,17 +116,20 @@ class PollingRunners:
         return await self._host.polled.ask(task, use, told=told, seconds=seconds, gone=gone)
 
     async def all(self) -> list[RunnerRecord]:
-        """Return every runner that takes or took host tasks, linked or polling."""
-        return [record for record in await self._queue.runners() if "host" in record.capabilities]
+        """Return the runners that take host tasks by their last word, also those that are away.
+
+        Those are all that poll, and the linked ones that announced the capability.
+        """
+        return [record for record in await self._queue.runners() if HOST in record.capabilities]
 
     def _record(self, runner: RunnerId, reach: Reach, *, version: str, slots: int) -> RunnerRecord:
         return RunnerRecord(
             id=runner,
             name=reach.name,
             version=version,
-            capabilities=("host", *(f"host@{group}" for group in reach.groups)),
+            capabilities=(HOST, *(f"{HOST}@{group}" for group in reach.groups)),
             labels=reach.labels,
-            slots={"host": slots} if slots else {},
+            slots={HOST: slots} if slots else {},
             connected=True,
             last_seen=self._clock.now_ms(),
         )

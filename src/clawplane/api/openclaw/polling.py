@@ -182,7 +182,7 @@ def _held(value: Any) -> list[HeldTask]:
 
 
 async def list_runners(visit: Visit) -> Reply:
-    """Answer with the runners that take host tasks, with when each was last heard of."""
+    """Answer with the runners that take host tasks, also those that are away, with when each was last heard of."""
     records = await visit.house.runners.all()
     return answer(
         {

@@ -12,7 +12,8 @@ from task_plane import TaskPlane, task_plane
 from clawplane.domain.clock import ManualClock
 from clawplane.domain.host_ports import Retention
 from clawplane.domain.host_tasks import HOST_SILENCE_MS, TaskId
-from clawplane.domain.leases import SILENCE_MS
+from clawplane.domain.ids import RunnerId
+from clawplane.domain.leases import SILENCE_MS, RunnerRecord
 
 
 async def test_a_waiting_poll_is_claimed_for_in_the_turn_of_the_submission_and_never_in_vain(plane: TaskPlane) -> None:
@@ -105,6 +106,33 @@ async def test_runners_that_name_themselves_are_listed(plane: TaskPlane) -> None
     assert listed["mac"]["capabilities"] == ["host", "host@command"]
     assert (listed["pc"]["name"], listed["pc"]["version"], listed["pc"]["slots"]) == ("desk", "9.9", {"host": 5})
     assert listed["pc"]["kind"] == "poll"
+
+
+async def test_linked_runners_are_listed_when_they_take_host_tasks_also_while_they_are_away(plane: TaskPlane) -> None:
+    client = plane.client()
+    await client.get("/worker/poll?wait=1&runnerId=mac")
+    for name, takes, connected in (
+        ("guests", ("workers", "builds", "sessions"), True),
+        ("both", ("workers", "host", "host@command"), True),
+        ("away", ("host", "host@files"), False),
+    ):
+        known = RunnerRecord(
+            id=RunnerId(name),
+            name=name,
+            version="9.9",
+            capabilities=takes,
+            labels={},
+            slots=dict.fromkeys(takes, 1),
+            connected=connected,
+            last_seen=5,
+        )
+        await plane.store.queue.upsert_runner(known)
+    listed = (await client.get("/runners")).json["runners"]
+    assert {(each["id"], each["kind"], each["connected"]) for each in listed} == {
+        ("mac", "poll", True),
+        ("both", "link", True),
+        ("away", "link", False),
+    }
 
 
 async def test_heartbeats_keep_tasks_tell_of_cancels_and_of_what_was_lost(plane: TaskPlane) -> None:
