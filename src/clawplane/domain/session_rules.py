@@ -65,8 +65,8 @@ def check_code(value: Any, field: str) -> str:
     return text
 
 
-def check_text(value: Any, field: str, *, most: int) -> str:
-    """Return a string that UTF-8 can hold, of at most `most` bytes."""
+def check_text(value: Any, field: str, *, most: int | None) -> str:
+    """Return a string that UTF-8 can hold, of at most `most` bytes; None bounds it by its request alone."""
     if not isinstance(value, str):
         raise InvalidSchema(f"{field}: {_shown(value)} is no string.", hint=f"Send `{field}` as a string.")
     try:
@@ -75,7 +75,7 @@ def check_text(value: Any, field: str, *, most: int) -> str:
         raise InvalidSchema(
             f"{field}: it holds a lone surrogate at position {error.start}.", hint="Send valid Unicode."
         ) from None
-    if size > most:
+    if most is not None and size > most:
         raise TooLarge(f"{field}: {size} bytes are more than {most}.", hint="Put it in a file of the workspace.")
     return value
 

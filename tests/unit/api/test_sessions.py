@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from plane import Plane, ScriptedRunner, plane
 
+from clawplane.api.calls import HttpLimits
 from clawplane.domain import asks
 from clawplane.domain.access import Scope
 from clawplane.domain.clock import ManualClock
@@ -370,6 +371,18 @@ async def test_text_is_read_in_pieces_of_whole_characters(bench: Bench) -> None:
     bench.host.files["b"] = b"\xff\xfe"
     refused = await bench.post("/v1/tools/workspace_read", 400, session_id=session, path="b")
     assert "UTF-8" in refused["error"]
+
+
+async def test_a_written_file_is_as_large_as_a_json_body_and_a_larger_one_is_told_where_it_goes(bench: Bench) -> None:
+    session = await bench.session()
+    room = HttpLimits().body - len(json.dumps({"session_id": session, "path": "big", "content": ""})) - 64
+    written = await bench.tool("workspace_write", session_id=session, path="big", content="x" * room)
+    assert written["file"]["size"] == room
+    body = {"session_id": session, "path": "larger", "content": "x" * HttpLimits().body}
+    refused = await bench.post("/v1/tools/workspace_write", 413, **body)
+    assert refused["error"] == "The request body is larger than 8388608 bytes."
+    assert "PUT /v1/sessions/{id}/files/content" in refused["hint"]
+    assert "larger" not in bench.host.files
 
 
 async def test_base64_that_is_none_writes_nothing(bench: Bench) -> None:

@@ -140,7 +140,13 @@ class WorkspaceWrite(Arguments, frozen=True):
     """Arguments of `workspace_write`."""
 
     path: _Path
-    content: Annotated[str, Meta(description="The whole new content of the file.")]
+    content: Annotated[
+        str,
+        Meta(
+            description="The whole new content of the file. A request holds 8 MiB unless the operator has set another "
+            "bound; write what is longer in pieces, with append."
+        ),
+    ]
     encoding: Annotated[Literal["text", "base64"], Meta(description="How `content` is written.")] = "text"
     append: Annotated[bool, Meta(description="Add to the end of the file instead of replacing it.")] = False
     session_id: _SessionId | None = None

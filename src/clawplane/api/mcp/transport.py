@@ -44,12 +44,16 @@ from clawplane.api.mcp.exchange import (
     new_exchange,
 )
 from clawplane.api.mcp.server import Visitor
-from clawplane.domain.errors import ClawplaneError
+from clawplane.domain.errors import ClawplaneError, TooLarge
 from clawplane.domain.json_text import JsonError, exceeds_depth, not_finite, patiently
 
 SESSION_HEADER: Final = "mcp-session-id"
 
 _MAX_DEPTH: Final = 110
+_LARGER: Final = (
+    "Send less at once: workspace_write takes a large file in pieces, with append; "
+    "PUT /v1/sessions/{id}/files/content takes it as a stream."
+)
 _SILENCE: Final = 15.0
 """Seconds without a notification after which an answer becomes a stream, so that no proxy takes it for dead."""
 
@@ -192,7 +196,8 @@ async def _message(request: Request) -> dict[str, Any]:
         body = await request.body()
     except ClawplaneError as error:  # too large, or too slow: said in the words of the protocol, so that models see it
         status = answer_for(error).native_status
-        raise Rejected(status, failed(None, INVALID_REQUEST, f"{error.message} {error.hint}".strip())) from None
+        hint = _LARGER if isinstance(error, TooLarge) else error.hint
+        raise Rejected(status, failed(None, INVALID_REQUEST, f"{error.message} {hint}".strip())) from None
     try:
         if exceeds_depth(body, _MAX_DEPTH):
             raise Rejected(400, failed(None, PARSE_ERROR, f"The body nests deeper than {_MAX_DEPTH} levels."))

@@ -74,7 +74,7 @@ def number(fields: Mapping[str, Any], name: str, default: int, *, low: int, high
     return int(rules.check_number(fields.get(name, default), name, low=low, high=high))
 
 
-def text(fields: Mapping[str, Any], name: str, *, most: int = rules.MAX_CODE, needed: bool = False) -> str:
+def text(fields: Mapping[str, Any], name: str, *, most: int | None = rules.MAX_CODE, needed: bool = False) -> str:
     """Return a text field, "" when it is absent and not `needed`."""
     if needed and fields.get(name) is None:
         raise InvalidSchema(f"{name}: it is missing.", hint=f"Send `{name}` as a string.")

@@ -29,7 +29,13 @@ def _tools() -> list[Operation]:
         _tool("reset_repl", "resetRepl", "Forget all Python variables", tools.reset_repl, shapes.ToolAnswer),
         _tool("workspace_list", "workspaceList", "List files", tools.workspace_list, shapes.FileListing),
         _tool("workspace_read", "workspaceRead", "Read a file", tools.workspace_read, shapes.FileText),
-        _tool("workspace_write", "workspaceWrite", "Write a file", tools.workspace_write, shapes.FileDone),
+        _tool(
+            "workspace_write",
+            "workspaceWrite",
+            "Write a file that fits into a JSON body; larger ones: `PUT /v1/sessions/{sessionId}/files/content`",
+            tools.workspace_write,
+            shapes.FileDone,
+        ),
         _tool("workspace_edit", "workspaceEdit", "Replace text in a file", tools.workspace_edit, shapes.FileEdited),
         _tool("workspace_delete", "workspaceDelete", "Delete a file", tools.workspace_delete, shapes.FileDeleted),
         _tool(

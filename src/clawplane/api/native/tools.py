@@ -29,7 +29,7 @@ from clawplane.api.native.session_requests import (
     text,
 )
 from clawplane.domain import asks
-from clawplane.domain.errors import InvalidArgument, InvalidSchema
+from clawplane.domain.errors import InvalidArgument, InvalidSchema, TooLarge
 from clawplane.domain.sessions import ExecResult
 from clawplane.flows.session_files import FileStream, SessionFiles
 
@@ -37,6 +37,10 @@ MOST_READ: Final = 1 << 20
 DEFAULT_READ: Final = 64 << 10
 MOST_LISTED: Final = 10_000
 _CONTINUATION: Final = range(0x80, 0xC0)
+_LARGER: Final = (
+    "Send a larger file as the body of PUT /v1/sessions/{id}/files/content, which streams it, or in pieces with "
+    "`append`."
+)
 _CODE: Final = {"python": "code", "shell": "command", "node": "code"}
 
 
@@ -89,9 +93,12 @@ async def workspace_read(call: Call) -> Response:
 
 async def workspace_write(call: Call) -> Response:
     """Write a file."""
-    fields = await fields_of(call, ("path", "content", "encoding", "append", "create_only", "session_id"))
+    try:
+        fields = await fields_of(call, ("path", "content", "encoding", "append", "create_only", "session_id"))
+    except TooLarge as error:
+        raise TooLarge(error.message, hint=_LARGER) from None
     question = asks.WriteFile(path=path(fields), append=flag(fields, "append"), create_only=flag(fields, "create_only"))
-    content = text(fields, "content", most=64 << 20, needed=True)
+    content = text(fields, "content", most=None, needed=True)  # as much as its request may hold
     data = _decoded(content) if choice(fields, "encoding", ("text", "base64"), "text") == "base64" else content.encode()
     files = await _files(call, fields)
     entry = await files.write(question, _once(data))

@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from clawplane.api.calls import HttpLimits
 from clawplane.api.edge import Edge
+from clawplane.api.heads import BoundedHead
 from clawplane.api.mcp.routes import MCP_PATH, McpEndpoint
 from clawplane.api.metrics import Metrics
 from clawplane.domain import asks
@@ -214,7 +215,7 @@ async def endpoint(data: Path) -> AsyncIterator[Endpoint]:
         routes=[Route(MCP_PATH, McpEndpoint(sessions, access, version="1.2.3", public_url=PUBLIC))],
         middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())],
     )
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, http=BoundedHead, lifespan="off", log_config=None, access_log=False))
     # asyncio turns Nagle's delay off only on sockets that say that they are TCP
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -226,3 +226,14 @@ async def test_elsewhere_it_is_refused_with_its_place(here: Endpoint, text: str,
         answer = await http.post("/mcp", content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert reason in answer.json()["error"]["message"]
+
+
+async def test_a_model_that_sends_too_much_reads_how_a_large_file_is_written(here: Endpoint) -> None:
+    body, headers = modern("tools/call", name="workspace_write", arguments={"path": "a", "content": "x" * (8 << 20)})
+    async with client(here) as http:
+        answer = await http.post("/mcp", json=body, headers=headers)
+    assert answer.status_code == 413
+    message = answer.json()["error"]["message"]
+    assert message.startswith("The request body is larger than 8388608 bytes. ")
+    assert "append" in message
+    assert "PUT /v1/sessions/{id}/files/content" in message
