@@ -22,7 +22,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from clawplane.api.delivery import EXTENSION, Connection
-from clawplane.api.lingering import linger
+from clawplane.api.lingering import Lingering, linger
 
 HEAD_BYTES: Final = 64 << 10
 HEAD_SECONDS: Final = 30.0
@@ -70,7 +70,7 @@ class JoinedWrites:
 
     def _flush(self) -> None:
         head, self._head = self._head, b""
-        if head:
+        if head and not isinstance(self._transport.get_protocol(), Lingering):  # it was hung up on meanwhile
             self._transport.write(head)
 
 
@@ -117,6 +117,8 @@ class BoundedHead(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Let what waits come to an end."""
         super().shutdown()
+        if self.transport.get_protocol() is not self:  # it has its answer, and is only heard out
+            self.transport.close()
         self._connection.leave()
 
     def data_received(self, data: bytes) -> None:
@@ -124,7 +126,7 @@ class BoundedHead(HttpToolsProtocol):
         self._counted += len(data)
         self._connection.heard()
         super().data_received(data)
-        if self._counted > HEAD_BYTES and not self.transport.is_closing():
+        if self._counted > HEAD_BYTES:
             self._hang_up(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
@@ -188,11 +190,31 @@ class BoundedHead(HttpToolsProtocol):
             self._unread.cancel()
             self._unread = None
 
-    def _hang_up(self, status: bytes) -> None:
+    def send_400_response(self, msg: str) -> None:
+        """Say that what came is no HTTP, and hang up."""
+        self._hang_up(b"400 Bad Request", msg.encode())
+
+    def _hang_up(self, status: bytes, text: bytes = b"") -> None:
+        """Answer out of turn, and close once the client has stopped sending; whatever is at work hears that it left.
+
+        Nothing is said where another answer may be half out: it would be read as a part of that.
+        """
         self._stop_timer()
-        if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % status)
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        cycle: Any = self.cycle
+        waited_for = cycle is not None and not cycle.response_complete
+        if self.pipeline or (waited_for and cycle.response_started):
             self.transport.close()
+            return
+        self._connection.lost()
+        if waited_for:  # it must not write any more
+            cycle.disconnected, cycle.waiting_for_100_continue = True, False
+            cycle.message_event.set()
+        head = b"HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        self.transport.write(head % (status, len(text)) + text)
+        self.flow.resume_reading()
+        linger(self.transport, self, self.loop)
 
 
 def protocol(*, unread_seconds: float) -> type[BoundedHead]:
