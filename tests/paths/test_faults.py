@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ for number in range(n):
     if number == n // 2:
         print("half way", flush=True)
         time.sleep(CoreSDK.Parameter.get_input_json_dict().get("pause", 0))
+        time.sleep(max(0, CoreSDK.Parameter.get_input_json_dict().get("until", 0) - time.time()))
 """
-SCHEMA = {"properties": [{"name": "n", "type": "integer"}, {"name": "pause", "type": "number"}]}
+SCHEMA = {
+    "properties": [{"name": "n", "type": "integer"}, *({"name": each, "type": "number"} for each in ("pause", "until"))]
+}
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def parts(make_plane: Callable[..., Any]) -> Any:
         str(plane.data / "runner-token"),
         until="listens on",
     )
-    plane.runner = lambda name="runner": plane.spawn(
+    plane.runner = lambda name="runner", *more: plane.spawn(
         "runner",
         "--url",
         plane.url,
@@ -49,6 +53,7 @@ def parts(make_plane: Callable[..., Any]) -> Any:
         name,
         "--token-file",
         str(plane.data / "runner-token"),
+        *more,
         until="Linked",
     )
     return plane
@@ -102,40 +107,36 @@ def test_a_server_killed_between_row_batches_gets_every_row_once_after_its_resta
     assert _ends(parts, slug) == ["finished"]
 
 
-def test_a_runner_killed_in_the_middle_is_replaced_within_fifteen_seconds_and_rows_are_there_once(parts: Any) -> None:
+def test_runners_killed_or_stopped_in_the_middle_are_replaced_within_fifteen_seconds_and_rows_are_there_once(
+    parts: Any,
+) -> None:
+    """The stopped one comes back late, is refused, and goes on as a runner."""
     parts.serve()
-    first = parts.runner("first")
+    stopped = parts.runner("stopped", "--slots", "1")
     worker = parts.push("count", COUNT_TO, schema=SCHEMA)
-    slug = parts.start(worker, n=400, pause=3)
-    _until_log_says(parts, slug, "half way")
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    until = time.time() + 20  # no longer than until the leases have run out, so that nobody waits for it again
+    slugs = [parts.start(worker, n=100, until=until)]
+    _until_log_says(parts, slugs[0], "half way")
+    killed = parts.runner("killed", "--slots", "1")
+    slugs.append(parts.start(worker, n=400, until=until))
+    _until_log_says(parts, slugs[1], "half way")
+    gone_at = time.time() * 1000
+    os.kill(stopped.pid, signal.SIGSTOP)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     parts.runner("second")
-    run = parts.wait(slug)
-    assert run["status"] == "succeeded"
-    assert _numbers(parts, slug) == list(range(400))
-    assert _ends(parts, slug) == ["runner_lost", "finished"]
-    with parts.http() as http:
-        attempts = http.get(f"/v1/runs/{slug}/subtasks").json()["data"]["list"][0]["attempts"]
-    assert attempts[1]["offered_at"] - attempts[0]["confirmed_at"] < 18_000
-    assert _guests_of(parts.data / "first") == []
-
-
-def test_a_runner_that_was_stopped_and_comes_back_late_is_refused_and_kills_what_it_ran(parts: Any) -> None:
-    parts.serve()
-    first = parts.runner("first")
-    worker = parts.push("count", COUNT_TO, schema=SCHEMA)
-    slug = parts.start(worker, n=100, pause=4)
-    _until_log_says(parts, slug, "half way")
-    os.kill(first.pid, signal.SIGSTOP)
-    parts.runner("second")
-    run = parts.wait(slug)
-    os.kill(first.pid, signal.SIGCONT)
-    assert run["status"] == "succeeded"
-    assert _numbers(parts, slug) == list(range(100))
+    runs = [parts.wait(slug) for slug in slugs]
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert [run["status"] for run in runs] == ["succeeded", "succeeded"]
+    assert [_numbers(parts, slug) for slug in slugs] == [list(range(100)), list(range(400))]
     again = parts.run(worker, n=5)
     assert again["status"] == "succeeded"
-    assert _ends(parts, slug) == ["runner_lost", "finished"]
+    for slug in slugs:
+        assert _ends(parts, slug) == ["runner_lost", "finished"]
+        with parts.http() as http:
+            attempts = http.get(f"/v1/runs/{slug}/subtasks").json()["data"]["list"][0]["attempts"]
+        assert attempts[1]["offered_at"] - gone_at < 15_000
+    assert _guests_of(parts.data / "killed") == []
 
 
 def test_a_sandbox_killed_from_outside_is_reported_as_killed_by_a_signal(parts: Any) -> None:
