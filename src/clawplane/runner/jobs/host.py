@@ -27,14 +27,15 @@ from clawplane.runner.host.house import HostHouse
 from clawplane.runner.host.spool import SpooledEnds
 from clawplane.runner.host.stopping import Stop
 from clawplane.runner.host.tool_desk import ToolDesk
+from clawplane.runner.jobs.job import Answering, Unrepeatable
 from clawplane.runner.lines import LineReader
 from clawplane.runner.shipping import Shipper
 
 _QUIET_SECONDS: Final = 0.5
 
 
-class HostJob:
-    """One attempt at a host task; implements `Job`, `Answering` and `Unrepeatable`."""
+class HostJob(Answering, Unrepeatable):
+    """One attempt at a host task; implements `Job`."""
 
     def __init__(self, offer: Offer, shipper: Shipper, house: HostHouse, ends: SpooledEnds) -> None:
         self._spec = msgspec.msgpack.decode(offer.spec, type=HostSpec)

@@ -1,8 +1,9 @@
-"""What every kind of job is to the daemon."""
+"""What every kind of job is to the daemon: a `Job`, and what else it says of itself by deriving from it."""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Protocol
 
 from clawplane.domain.leases import Outcome
 from clawplane.link.asking import Asking
@@ -36,31 +37,28 @@ class Job(Protocol):
         ...
 
 
-@runtime_checkable
-class Answering(Protocol):
+class Answering(ABC):
     """A job that is asked questions while it runs; one that is `Endless` while it is prepared, too."""
 
+    @abstractmethod
     def asked(self, asking: Asking) -> None:
         """Take a question; must not wait, and may raise a ClawplaneError to refuse."""
-        ...
 
 
-@runtime_checkable
-class Endless(Answering, Protocol):
+class Endless(Answering):
     """A job that does only what it is asked, begins with its offer, and ends in peace when the runner leaves."""
 
+    @abstractmethod
     def leave(self) -> None:
         """Keep what can be kept and let `run` return soon."""
-        ...
 
 
-@runtime_checkable
-class Unrepeatable(Protocol):
+class Unrepeatable(ABC):
     """A job that nobody may do again unasked: once it runs, it is reported as it ended, also when the runner leaves."""
 
+    @abstractmethod
     def part(self) -> None:
         """End what runs within seconds, because this runner leaves; `run` then returns how it ended."""
-        ...
 
 
 class UnreadableJob:

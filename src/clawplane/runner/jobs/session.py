@@ -23,7 +23,7 @@ from clawplane.domain.leases import Offer, Outcome
 from clawplane.domain.runner_asks import REFUSED
 from clawplane.domain.sessions import ExecEvent, LiveState, SessionSpec
 from clawplane.link.asking import Asking
-from clawplane.runner.jobs.job import CannotPrepare
+from clawplane.runner.jobs.job import CannotPrepare, Endless
 from clawplane.runner.sessions.house import House
 from clawplane.runner.sessions.live import Live
 from clawplane.runner.sessions.turns import MOST_WAITING
@@ -50,7 +50,7 @@ def _sentence(error: Exception) -> ClawplaneError:
     return InternalError(f"{defect}; its log has the details.")
 
 
-class SessionJob:
+class SessionJob(Endless):
     """One life of a session; implements `Job`."""
 
     def __init__(self, offer: Offer, house: House, note: Callable[[LiveState], None]) -> None:
