@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from clawplane.cli.ending import run
 from clawplane.cli.output import FAILED, show_json, tell
 from clawplane.cli.progress import progress
 from clawplane.domain.errors import Unavailable
@@ -47,7 +47,7 @@ def selftest(
             bar.update("Attacking this host", f"{result.number} {result.title}")
 
         try:
-            report = asyncio.run(_attacked(told, sandbox_only=sandbox_only))
+            report = run(_attacked(told, sandbox_only=sandbox_only))
         except SandboxUnavailable as refusal:
             sentence, *details = str(refusal).splitlines()
             raise Unavailable(sentence, details=details, hint="See `clawplane doctor` for what to mend.") from None

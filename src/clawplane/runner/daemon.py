@@ -1,10 +1,11 @@
 """The runner daemon: from settings to a runner that serves, and back to nothing.
 
-Start: own the data directory -> know who we are -> prove that the sandbox works -> open the caches -> connect.
+Start: heed signals -> own the data directory -> know who we are -> prove that the sandbox works -> open the caches ->
+connect.
 Drain (first signal): ask for no more offers -> wait for what runs, at most `drain_seconds`.
 Stop (drained, drain time over, or second signal): kill what still runs and give it back -> wait shortly until the ends
 are answered -> close the link -> close caches, then the sandbox -> let go of the data directory.
-Stopping twice, or before the start is over, is safe.
+A signal before the start is over abandons it, through every `finally` clause on its way. Stopping twice is safe.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ async def run_runner(
     except ValueError as error:
         raise InvalidArgument(str(error), hint="Set CLAWPLANE_URL or --url.") from None
     async with AsyncExitStack() as stack:
+        signals = stack.enter_context(_signals())
         stack.enter_context(own(settings.data))
         if isolation is None:
             isolation = await _open_isolation(settings)
@@ -93,7 +95,7 @@ async def run_runner(
         if settings.host is not None:
             host = await stack.enter_async_context(host_work(settings, settings.host, environ, clock))
         runner = _runner(settings, shop, clock, collector, host)
-        stack.enter_context(_drained_by_signals(runner))
+        signals.drain(runner)
         serving(runner)
         try:
             await runner.serve()
@@ -222,14 +224,40 @@ class _Collector:
             _log.warning("Old environments could not be removed: %s", error)
 
 
+class _Signals:
+    """What SIGTERM and SIGINT do: abandon the start; once there is a runner, drain it."""
+
+    def __init__(self, start: asyncio.Task[None] | None) -> None:
+        self.abandoned = False
+        self._start = start
+        self._runner: Runner | None = None
+
+    def drain(self, runner: Runner) -> None:
+        """Let signals drain this runner from now on."""
+        self._runner = runner
+
+    def heard(self) -> None:
+        """Do it."""
+        if self._runner is not None:
+            self._runner.drain()
+        elif self._start is not None and not self.abandoned:
+            self.abandoned = True
+            self._start.cancel()
+
+
 @contextmanager
-def _drained_by_signals(runner: Runner) -> Iterator[None]:
+def _signals() -> Iterator[_Signals]:
+    """Heed signals to the end of the last `finally` clause; a start that they abandon ends without an error."""
     loop = asyncio.get_running_loop()
-    handled = (signal.SIGTERM, signal.SIGINT)
+    signals, handled = _Signals(asyncio.current_task()), (signal.SIGTERM, signal.SIGINT)
     for number in handled:
-        loop.add_signal_handler(number, runner.drain)
+        loop.add_signal_handler(number, signals.heard)
     try:
-        yield
+        yield signals
+    except asyncio.CancelledError:
+        if not signals.abandoned:
+            raise
+        _log.info("Stopped before the start was over")
     finally:
         for number in handled:
             loop.remove_signal_handler(number)

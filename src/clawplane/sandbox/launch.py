@@ -99,9 +99,14 @@ class Sandbox:
         """
         rights = _rights(first_uid, uid_count)
         executor = ThreadPoolExecutor(_WORKERS, thread_name_prefix="sandbox")
-        loop = asyncio.get_running_loop()
-        directory = await loop.run_in_executor(executor, _made, state_directory)
-        cgroups = await loop.run_in_executor(executor, Cgroups.detect)
+        ground = executor.submit(lambda: (_made(state_directory), Cgroups.detect()))
+        try:
+            directory, cgroups = await asyncio.wrap_future(ground)
+        except BaseException:
+            executor.shutdown()  # nothing is made any more once whoever asked clears away
+            if not ground.cancelled() and ground.exception() is None:
+                ground.result()[1].close()
+            raise
         sandbox = cls(directory, rights, cgroups, executor)
         try:
             await sandbox._prove()

@@ -7,11 +7,9 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, Final
 import httpx
 
 from clawplane.domain.errors import Unavailable
+from clawplane.sandbox.selftest.scratch import scratch
 
 _START_SECONDS: Final = 60.0
 _END_SECONDS: Final = 20.0
@@ -109,8 +108,11 @@ class PrivatePlane:
                         return int(pid)
         return 0
 
-    async def start(self, environment: Mapping[str, str], port: int) -> None:
-        """Start it and wait until it is ready; raises Unavailable with what it said."""
+    async def start(self, environment: Mapping[str, str], port: int, *, lock: int) -> None:
+        """Start it and wait until it is ready; raises Unavailable with what it said.
+
+        It holds the `lock` of its directory, too, so that nobody takes that away from one that has outlived us.
+        """
         self.canary.write_text(_CANARY)
         words = ["up", "--port", str(port), "--data", str(self.directory / "data"), "--log", "warning"]
         with (self.directory / "said").open("wb") as said_to:
@@ -124,6 +126,7 @@ class PrivatePlane:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=said_to,
                 start_new_session=True,
+                pass_fds=(lock,),
             )
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -156,21 +159,20 @@ class PrivatePlane:
 @asynccontextmanager
 async def private_plane() -> AsyncIterator[PrivatePlane]:
     """Start a plane on a free port of this host's loopback; it ends and is removed with the block."""
-    directory = Path(tempfile.mkdtemp(prefix="clawplane-selftest-"))
     key, port = secrets.token_hex(32), free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = environment_of(directory, key) | {"CLAWPLANE_SESSION_POOL": "4"}
-    async with _client(url, key) as http, _client(url, "") as stranger:
-        plane = PrivatePlane(directory, url, http, stranger)
-        try:
-            await plane.start(environment, port)
-            asked = {"name": "a stranger", "scopes": ["workers", "sessions", "host"], "owner": "stranger"}
-            made = await http.post("/v1/keys", json=asked)
-            stranger.headers["Authorization"] = f"Bearer {made.json()['data']['key']}"
-            yield plane
-        finally:
-            await plane.stop()
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+    with scratch() as kept:
+        environment = environment_of(kept.path, key) | {"CLAWPLANE_SESSION_POOL": "4"}
+        async with _client(url, key) as http, _client(url, "") as stranger:
+            plane = PrivatePlane(kept.path, url, http, stranger)
+            try:
+                await plane.start(environment, port, lock=kept.lock)
+                asked = {"name": "a stranger", "scopes": ["workers", "sessions", "host"], "owner": "stranger"}
+                made = await http.post("/v1/keys", json=asked)
+                stranger.headers["Authorization"] = f"Bearer {made.json()['data']['key']}"
+                yield plane
+            finally:
+                await plane.stop()
 
 
 def environment_of(home: Path, key: str) -> dict[str, str]:

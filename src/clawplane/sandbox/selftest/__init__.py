@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from clawplane.sandbox.selftest.report import Report, Result
 from clawplane.sandbox.selftest.running import attack, attacks
+from clawplane.sandbox.selftest.scratch import scratch
 
-__all__ = ["Report", "Result", "attack", "attacks"]
+__all__ = ["Report", "Result", "attack", "attacks", "scratch"]

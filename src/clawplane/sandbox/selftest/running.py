@@ -12,7 +12,6 @@ import asyncio
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from clawplane.sandbox.process import Process
 from clawplane.sandbox.selftest import files, kernel, limits
 from clawplane.sandbox.selftest.items import LATE, PRELUDE, Attack, Elsewhere, Outcome
 from clawplane.sandbox.selftest.report import Report, Result, Status
+from clawplane.sandbox.selftest.scratch import scratch
 
 _FIRST_UID: Final = 300_000
 """Not the range of a runner that may be at work on this host."""
@@ -112,13 +112,12 @@ async def attack(
     Raises SandboxUnavailable on a host that cannot isolate at all, ValueError for an `isolation` that is no sandbox
     when an attack would harm the host there.
     """
-    directory = Path(tempfile.mkdtemp(prefix="clawplane-selftest-"))
-    try:
-        canary = _canary(directory)
+    with scratch() as kept:
+        canary = _canary(kept.path)
         chosen = [each for each in attacks(str(canary)) if each.critical or not only_critical]
         opened = isolation is None
         sandbox = isolation or await Sandbox.open(
-            state_directory=directory / "state", first_uid=_FIRST_UID, uid_count=_UIDS
+            state_directory=kept.path / "state", first_uid=_FIRST_UID, uid_count=_UIDS
         )
         try:
             if not isinstance(sandbox, Sandbox) and not all(each.harmless for each in chosen):
@@ -128,8 +127,6 @@ async def attack(
         finally:
             if opened and isinstance(sandbox, Sandbox):
                 await sandbox.close()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
     return Report(
         user="root" if os.geteuid() == 0 else f"user {os.geteuid()}",
         cgroup_mode=mode,
