@@ -25,7 +25,7 @@ for number in range(given["n"]):
     CoreSDK.Result.push_data({"part": given.get("url", ""), "number": number})
     if number == given["n"] // 2:
         print("half way", flush=True)
-        time.sleep(given.get("pause", 0))
+        time.sleep(max(0, given.get("until", 0) - time.time()))
     time.sleep(given.get("each", 0))
 """
 COUNTER_SCHEMA = {
@@ -33,7 +33,7 @@ COUNTER_SCHEMA = {
     "properties": [
         {"name": "url", "type": "array", "editor": "requestList"},
         {"name": "n", "type": "integer"},
-        {"name": "pause", "type": "number"},
+        {"name": "until", "type": "number"},
         {"name": "each", "type": "number"},
     ],
 }

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -175,23 +176,23 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         return process
 
     with ThreadPoolExecutor(4) as pool:
-        runners = list(pool.map(start, ("short", "swallowed")))
+        runners = [start("long")]
         worker = parts.push()
-        for slug in [parts.start(worker, n=2, each=0.5) for _ in range(2)]:  # one on each: both are warm from here on
-            parts.ended(slug)
-        brief = [parts.start(worker, n=80, each=0.2) for _ in range(2)]
-        for slug in brief:
-            parts.until_log_says(slug, "half way")
-        proxies["short"].cut()
-        proxies["swallowed"].swallow()
-        mended = pool.submit(mend_after, 5, proxies["short"])
-        noticed = pool.submit(greetings["swallowed"].next)
-        runners.append(start("long"))
-        lasting = parts.start(worker, n=40, pause=10.5)
+        lasting = parts.start(worker, n=40, until=time.time() + 15)  # until it is given up, and not once more elsewhere
         parts.until_log_says(lasting, "half way")
         before = set(guests_of(parts.home / "long"))
         proxies["long"].cut()
         mended_late = pool.submit(mend_after, 20, proxies["long"])
+        runners += pool.map(start, ("short", "swallowed"))
+        for slug in [parts.start(worker, n=2, each=0.5) for _ in range(2)]:  # one on each: both are warm from here on
+            parts.ended(slug)
+        brief = [parts.start(worker, n=80, each=0.15) for _ in range(2)]
+        for slug in brief:
+            parts.until_log_says(slug, "half way")
+        proxies["short"].cut()
+        proxies["swallowed"].swallow()
+        mended = pool.submit(mend_after, 3, proxies["short"])
+        noticed = pool.submit(greetings["swallowed"].next)
         mended.result()
         assert len(greetings["short"].next().kept) == 1
         assert len(noticed.result().kept) == 1
