@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,7 +34,8 @@ import builtins, json, os, random, re, signal, sys
  hasattr(sys, 'flags_patched'), sys.getrecursionlimit() > 900, 'PATCHED' in os.environ, os.nice(0), os.getcwd(),
  signal.getsignal(signal.SIGTERM) == signal.SIG_DFL]
 """
-AS_EVER: Final = "[[1], True, 0, True, 2, False, False, False, False, False, True, False, 0, '/workspace', True]"
+NICE: Final = os.nice(0)  # handed down to everybody
+AS_EVER: Final = f"[[1], True, 0, True, 2, False, False, False, False, False, True, False, {NICE}, '/workspace', True]"
 
 
 @pytest.mark.parametrize("name", PATCHES)
