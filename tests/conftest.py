@@ -9,6 +9,7 @@ takes of what is left. A file stays with one worker, as with `--dist loadfile`.
 from __future__ import annotations
 
 import compileall
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Compile once what hundreds of daemons import, even where the environment forbids each of them to keep it."""
     if not hasattr(session.config, "workerinput"):
         compileall.compile_dir(SOURCE, quiet=2)
+
+
+def pytest_collection_finish() -> None:
+    """Keep thousands of tests out of every later look for garbage, and out of what forks have to copy."""
+    gc.collect()
+    gc.freeze()

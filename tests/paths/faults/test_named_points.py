@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fault_parts import Parts, kill
@@ -314,7 +315,7 @@ def test_a_control_plane_killed_while_a_frame_is_on_its_way_gets_it_again_from_t
     for killer in killers:
         killer.arm(serve)
         slugs.append(parts.start(worker, n=20))
-        assert killer.killed.wait(20), killer
+        assert killer.killed.wait(60), killer
         serve = parts.serve()
         assert parts.ended(slugs[-1])["status"] == "succeeded"
     for slug in slugs:
@@ -333,13 +334,16 @@ def test_a_real_runner_killed_while_a_frame_is_on_its_way_leaves_nothing_and_its
     parts.serve()
     killers = [Killer(kind, wanted=has_rows) for kind in (Confirmed, Stored, End)]
     proxies = [make_proxy(watch=killer) for killer in killers]
-    victims = [parts.runner(f"victim-{n}", url=proxy.url, slots=1) for n, proxy in enumerate(proxies)]
+    with ThreadPoolExecutor(len(proxies)) as pool:
+        victims = list(
+            pool.map(lambda n: parts.runner(f"victim-{n}", url=proxies[n].url, slots=1), range(len(proxies)))
+        )
     worker = parts.push()
     for killer, victim in zip(killers, victims, strict=True):
         killer.arm(victim)
     slugs = [parts.start(worker, n=20) for _ in victims]
     for killer in killers:
-        assert killer.killed.wait(20), killer
+        assert killer.killed.wait(60), killer
     died_at = time.time() * 1000
     proxies.append(make_proxy())
     rescuer = parts.runner("rescuer", url=proxies[-1].url)
