@@ -16,12 +16,21 @@ RESULT_BYTES: Final = 256 << 10
 KEPT: Final = 1000
 """Execs kept of one session; the oldest go first."""
 
+RUNNING: Final = "running"
+"""The status of an exec that runs, or waits for its turn."""
 UNKNOWN: Final = "unknown"
 """The status of an exec whose end nobody heard."""
+_STOPPED: Final = (
+    "The control plane stopped while this exec ran or waited for its turn; it may have run to its end. "
+    "The notes of the session's next exec say what became of it, or that the session's memory is lost."
+)
 
 
 class ExecRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One exec of a session's history. Times in milliseconds; texts are heads, `code_bytes` is the whole's size."""
+    """One exec of a session's history. Times in milliseconds; texts are heads, `code_bytes` is the whole's size.
+
+    status: an exec's own, or running (ended_at is null), or unknown when nobody heard its end (error says why).
+    """
 
     id: str
     session: str
@@ -30,7 +39,7 @@ class ExecRecord(msgspec.Struct, frozen=True, kw_only=True):
     code_bytes: int
     context: str = ""
     started_at: int
-    ended_at: int
+    ended_at: int | None
     status: str
     error: str | None = None
     execution_count: int = 0
@@ -84,6 +93,18 @@ def record_of_loss(request: ExecRequest, session: str, why: str, *, started_at: 
     return msgspec.structs.replace(
         record_of(request, session, lost, started_at=started_at, ended_at=ended_at), status=UNKNOWN
     )
+
+
+def record_of_begun(request: ExecRequest, session: str, *, started_at: int) -> ExecRecord:
+    """Return what is kept of an exec while it is under way."""
+    nothing = ExecResult(exec_id=request.id, session_id=session)
+    record = record_of(request, session, nothing, started_at=started_at, ended_at=started_at)
+    return msgspec.structs.replace(record, status=RUNNING, ended_at=None)
+
+
+def record_of_stop(running: ExecRecord, *, now: int) -> ExecRecord:
+    """Return what is kept of an exec that was under way when the control plane stopped."""
+    return msgspec.structs.replace(running, status=UNKNOWN, error=_STOPPED, ended_at=now)
 
 
 def head(text: str, most: int) -> str:

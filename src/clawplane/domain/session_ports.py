@@ -85,7 +85,14 @@ class Sessions(Protocol):
         ...
 
     async def record(self, record: ExecRecord, *, now: int) -> None:
-        """Append to a session's history, count the exec, and note the use; beyond history's bound the oldest go."""
+        """Put an exec into its session's history; beyond history's bound the oldest go.
+
+        A `running` one is replaced in its place by the record of its end, which counts the exec and notes the use.
+        """
+        ...
+
+    async def stop_running(self, *, now: int) -> None:
+        """Let every `running` record end as unknown; asked once, before the first exec of this process."""
         ...
 
     async def execs(self, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from clawplane.domain.errors import ClawplaneError, ConcurrencyLimited, Conflict, Unavailable
 from clawplane.domain.ids import JobId, RunnerId
 from clawplane.domain.leases import NewJob
-from clawplane.domain.session_history import KEPT, ExecRecord, Workspace
+from clawplane.domain.session_history import KEPT, RUNNING, ExecRecord, Workspace, record_of_stop
 from clawplane.domain.session_ports import EndedSession
 from clawplane.domain.session_rules import caps_of
 from clawplane.domain.sessions import LiveState, Session, SessionOptions, SessionState
@@ -26,6 +26,7 @@ _to_json = msgspec.json.Encoder().encode
 _options = msgspec.json.Decoder(SessionOptions).decode
 _pack = msgspec.msgpack.Encoder().encode
 _record = msgspec.msgpack.Decoder(ExecRecord).decode
+_STOPPED_AT_ONCE: Final = 500
 
 
 class _Create(NamedTuple):
@@ -60,6 +61,10 @@ class _SetEnd(NamedTuple):
 
 class _Use(NamedTuple):
     record: ExecRecord
+    now: int
+
+
+class _Stop(NamedTuple):
     now: int
 
 
@@ -178,16 +183,42 @@ async def set_end(tx: Transaction, items: Sequence[_SetEnd]) -> list[None]:
 
 
 async def record(tx: Transaction, items: Sequence[_Use]) -> list[None]:
-    """Append to histories; one look at a session's history however many of its execs are in the batch."""
+    """Put execs into histories; one look at a session's history however many of its execs are in the batch."""
     by_session: dict[str, list[_Use]] = defaultdict(list)
     for item in items:
         by_session[item.record.session].append(item)
     for session_id, uses in by_session.items():
-        ((last,),) = await tx.fetch("last_exec", {"session": session_id})
-        await tx.many("insert_exec", [(session_id, last + n, _pack(use.record)) for n, use in enumerate(uses, 1)])
-        await tx.execute("prune_execs", {"session": session_id, "seq": last + len(uses) - KEPT})
-        await _use(tx, session_id, max(use.now for use in uses), len(uses))
+        running: dict[str, int] = dict(await tx.fetch("ends_of_history", {"session": session_id}))
+        last = running.pop("")
+        rows: dict[int, tuple[str, int, str | None, bytes]] = {}
+        for record_, _ in uses:
+            seq = running.pop(record_.id, last + 1)
+            last = max(last, seq)
+            runs = record_.status == RUNNING
+            if runs:
+                running[record_.id] = seq
+            rows[seq] = (session_id, seq, record_.id if runs else None, _pack(record_))
+        await tx.many("put_exec", list(rows.values()))
+        await tx.execute("prune_execs", {"session": session_id, "seq": last - KEPT})
+        ended = [now for record_, now in uses if record_.status != RUNNING]
+        if ended:
+            await _use(tx, session_id, max(ended), len(ended))
     return [None] * len(items)
+
+
+async def stop_running(tx: Transaction, items: Sequence[_Stop]) -> list[bool]:
+    """End some of the records that run; True when there may be more of them."""
+    return [await _stop_running(tx, item.now) for item in items]
+
+
+async def _stop_running(tx: Transaction, now: int) -> bool:
+    rows = await tx.fetch("running_execs", {"limit": _STOPPED_AT_ONCE})
+    records = [_record(body) for _, _, body in rows]
+    ended = [_pack(record_of_stop(each, now=now)) for each in records]
+    await tx.many("put_exec", [(session, seq, None, body) for (session, seq, _), body in zip(rows, ended, strict=True)])
+    for each in records:  # when it was last used is not known; this process's start is no use
+        await _use(tx, each.session, each.started_at, 1)
+    return len(rows) == _STOPPED_AT_ONCE
 
 
 async def _use(tx: Transaction, session_id: str, now: int, count: int) -> None:
@@ -284,9 +315,14 @@ class SqlSessions:
         await self._database.write(set_end, _SetEnd(session_id, ends_at))
 
     async def record(self, record_: ExecRecord, *, now: int) -> None:
-        """Append to a session's history."""
+        """Put an exec into its session's history, in the place of what was said of it while it ran."""
         weight = len(record_.code) + len(record_.stdout) + len(record_.stderr)
         await self._database.write(record, _Use(record_, now), weight=weight)
+
+    async def stop_running(self, *, now: int) -> None:
+        """Let every record that runs end as unknown."""
+        while await self._database.write(stop_running, _Stop(now)):
+            pass
 
     async def execs(self, session_id: str, *, limit: int, offset: int) -> tuple[int, list[ExecRecord]]:
         """Return how many execs are kept, and one page of them, newest first."""

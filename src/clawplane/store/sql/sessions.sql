@@ -55,11 +55,16 @@ UPDATE session SET state = 'creating' WHERE id = :id
 -- name: place_session
 UPDATE session SET state = :state, runner = :runner WHERE id = :id
 
--- name: last_exec
-SELECT coalesce(max(seq), 0) FROM session_exec WHERE session = :session
+-- name: ends_of_history
+SELECT '', coalesce(max(seq), 0) FROM session_exec WHERE session = :session
+UNION ALL SELECT running, seq FROM session_exec WHERE session = :session AND running IS NOT NULL
 
--- name: insert_exec
-INSERT INTO session_exec (session, seq, body) VALUES (:session, :seq, :body)
+-- name: put_exec
+INSERT INTO session_exec (session, seq, running, body) VALUES (:session, :seq, :running, :body)
+ON CONFLICT (session, seq) DO UPDATE SET running = excluded.running, body = excluded.body
+
+-- name: running_execs
+SELECT session, seq, body FROM session_exec WHERE running IS NOT NULL ORDER BY session, seq LIMIT :limit
 
 -- name: prune_execs
 DELETE FROM session_exec WHERE session = :session AND seq <= :seq
