@@ -2,7 +2,7 @@
 
 Nobody who executes waits for these writes; who reads the history does (`settle`). They are gathered for a moment, so
 that a rush of short execs costs a few commits and not one each: a process that is killed loses at most that moment of
-history, and nothing of what the execs did.
+history, and nothing of what the execs did. An exec that takes longer was stored while it ran (flows/underway.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One exec: ask, stream, answer, remember; and what becomes of it when its caller leaves.
 
 A caller that leaves ends its exec: it is interrupted, and its end is still heard and put into the history. A detached
-exec goes on. An exec whose session ended before it began is asked again, once, of the session's next life.
+exec goes on. An exec whose session ended before it began is asked again, once, of the session's next life. What takes
+long is in the history before its end (flows/underway.py).
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Execution:
         except BaseException:
             self._free()
             raise
+        self._places.underway.begin(self.session.id, self.request, self.started_at)
         return self
 
     async def __aexit__(
@@ -114,28 +116,34 @@ class Execution:
             await self._places.departed(self.session)
             try:
                 await self._ask()
-            except ClawplaneError:  # nothing was done, and nothing can be
-                self._over = True
-                raise
+            except ClawplaneError as refusal:  # nothing was done, and nothing can be
+                raise self._refused(refusal) from None
             return
         except (Conflict, Unavailable) as error:
             raise self._lost(await self._places.why_gone(self.session.id) or error) from None
-        except ClawplaneError:
-            self._over = True
-            raise
+        except ClawplaneError as error:
+            raise self._refused(error) from None
         self._over = True
         self._remember(self._answer)
 
     def _remember(self, result: ExecResult) -> None:
+        self._places.underway.end(self.session.id, self.id)
         now = self._clock.now_ms()
         self._places.used(self.session, now)
         record = record_of(self.request, self.session.id, result, started_at=self.started_at, ended_at=now)
         self._places.chronicle.record(record, now)
 
+    def _refused(self, error: ClawplaneError) -> ClawplaneError:
+        """Return what to say of an exec that was not run; the history tells it only if it has the exec already."""
+        self._over = True
+        if self._places.underway.end(self.session.id, self.id):
+            self._remember_loss(error)
+        return error
+
     def _lost(self, error: ClawplaneError) -> ClawplaneError:
         """Return what to say of an exec whose end was not heard, and remember that."""
         self._over = True
-        now = self._clock.now_ms()
+        self._places.underway.end(self.session.id, self.id)
         if CUT in error.details:
             where = f"GET /v1/sessions/{self.session.id}/execs"
             error = Unavailable(
@@ -143,9 +151,13 @@ class Execution:
                 hint=f"The next exec's notes say how it ended, or that the session's memory is lost; see also {where}.",
                 details=(CUT,),
             )
+        self._remember_loss(error)
+        return error
+
+    def _remember_loss(self, error: ClawplaneError) -> None:
+        now = self._clock.now_ms()
         record = record_of_loss(self.request, self.session.id, error.message, started_at=self.started_at, ended_at=now)
         self._places.chronicle.record(record, now)
-        return error
 
     async def _without_caller(self) -> None:
         """Hear the end of an exec that nobody waits for; interrupt it unless it is detached."""
@@ -168,6 +180,7 @@ class Execution:
             self._free()
 
     def _free(self) -> None:
+        self._places.underway.end(self.session.id, self.id)
         busy = self._places.busy
         busy[self.session.id] -= 1
         if not busy[self.session.id]:

@@ -33,6 +33,7 @@ from clawplane.flows import channels
 from clawplane.flows.chronicle import Chronicle
 from clawplane.flows.leases import Leases
 from clawplane.flows.under_offer import UnderOffer
+from clawplane.flows.underway import Underway
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class SessionPlaces:
         self._arrivals: dict[JobId, list[asyncio.Future[None]]] = defaultdict(list)
         self._tasks: set[asyncio.Task[Any]] = set()
         self.chronicle = Chronicle(sessions)
+        self.underway = Underway(self.chronicle, clock)
         self.busy: Counter[str] = Counter()
         """Execs under way by session."""
 
@@ -361,6 +363,7 @@ class SessionPlaces:
 
     async def close(self) -> None:
         """Abandon what was spawned, and store what is to be stored."""
+        self.underway.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

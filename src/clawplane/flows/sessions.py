@@ -87,7 +87,8 @@ class Sessions:
         leases.watch(self._places)
 
     async def start(self) -> None:
-        """Begin to end sessions whose time is over."""
+        """Say of execs that the process before this one left behind what is known; begin to end sessions in time."""
+        await self._sessions.stop_running(now=self._clock.now_ms())
         self._expiring = asyncio.create_task(self._expiry.run())
 
     async def close(self) -> None:

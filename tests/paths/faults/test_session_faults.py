@@ -136,6 +136,40 @@ def test_callers_of_a_runner_that_dies_are_told_nothing_of_it_stays_and_its_sess
     sessions.clean()
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["control plane", "runner too"])
+def test_the_history_tells_of_execs_that_were_under_way_when_the_control_plane_died(
+    sessions: SessionParts, both: bool
+) -> None:
+    session = sessions.create()
+    sessions.run(session, "kept = 1")
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(sessions.exec, session, HOLD, timeout=60)]
+        until(lambda: sessions.has(session, "begun"))
+        calls.append(pool.submit(sessions.exec, session, "queued = 1", timeout=60))
+        until(lambda: [each["status"] for each in sessions.execs(session)] == ["running", "running", "ok"])
+        before = sessions.execs(session)
+        kill(sessions.server)
+        assert all(isinstance(call.exception(60), httpx.TransportError) for call in calls)
+        if both:
+            kill(sessions.runner)
+
+    sessions.server = sessions.parts.serve()
+    queued, held, first = sessions.execs(session)
+    for then, now in ((before[0], queued), (before[1], held)):
+        assert (then["ended_at"], now["status"]) == (None, "unknown")
+        assert "control plane stopped" in now["error"]
+        assert now["ended_at"] >= then["started_at"] == now["started_at"]
+    assert (queued["code"], held["code"], first["code"]) == ("queued = 1", HOLD, "kept = 1")
+    assert sessions.session(session)["exec_count"] == 3
+    if both:
+        sessions.runner = sessions.parts.runner("runner")
+    notes = sessions.again(session, NAMES)["notes"]
+    assert any("lost its memory" in note if both else held["id"] in note for note in notes), notes
+    assert [each["id"] for each in sessions.execs(session)[1:]] == [queued["id"], held["id"], first["id"]]
+    sessions.delete(session)
+    sessions.clean()
+
+
 def _kept(sessions: SessionParts, session: str) -> dict[str, Any]:
     """Return what the runner has written down of a session."""
     found: dict[str, Any] = json.loads((sessions.home / "sessions" / session / "meta").read_bytes())
