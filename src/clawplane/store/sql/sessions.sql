@@ -64,7 +64,7 @@ INSERT INTO session_exec (session, seq, running, body) VALUES (:session, :seq, :
 ON CONFLICT (session, seq) DO UPDATE SET running = excluded.running, body = excluded.body
 
 -- name: running_execs
-SELECT session, seq, body FROM session_exec WHERE running IS NOT NULL ORDER BY session, seq LIMIT :limit
+SELECT session, seq, body FROM session_exec WHERE running IS NOT NULL ORDER BY session, running LIMIT :limit
 
 -- name: prune_execs
 DELETE FROM session_exec WHERE session = :session AND seq <= :seq
