@@ -17,7 +17,7 @@ import msgspec
 
 from clawplane.domain.asks import Interrupt
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import ClawplaneError, Conflict, StaleLease, Unavailable
+from clawplane.domain.errors import ClawplaneError, Conflict, InternalError, StaleLease, Unavailable
 from clawplane.domain.runner_asks import CUT, REFUSED
 from clawplane.domain.session_history import record_of, record_of_loss
 from clawplane.domain.session_ports import Conversation
@@ -119,7 +119,7 @@ class Execution:
             except ClawplaneError as refusal:  # nothing was done, and nothing can be
                 raise self._refused(refusal) from None
             return
-        except (Conflict, Unavailable) as error:
+        except (Conflict, Unavailable, InternalError) as error:
             raise self._lost(await self._places.why_gone(self.session.id) or error) from None
         except ClawplaneError as error:
             raise self._refused(error) from None

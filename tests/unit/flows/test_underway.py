@@ -12,7 +12,7 @@ from plane import Plane, ScriptedRunner, plane
 
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import ManualClock
-from clawplane.domain.errors import ClawplaneError, RateLimited
+from clawplane.domain.errors import ClawplaneError, InternalError, RateLimited
 from clawplane.domain.session_history import ExecRecord
 from clawplane.domain.sessions import ExecRequest, ExecResult, SessionOptions
 from clawplane.flows.chronicle import Chronicle
@@ -193,3 +193,14 @@ async def test_an_exec_that_was_refused_is_in_the_history_only_if_it_was_said_to
         await first.__aexit__(None, None, None)
         states = [(each.status, each.error) for each in await history(here, session)]
         assert states == ([("unknown", "Too many wait."), ("ok", None)] if overtaken else [])
+
+
+async def test_an_exec_whose_runner_failed_may_have_run_and_is_in_the_history(tmp_path: Path) -> None:
+    async with plane(tmp_path) as here, asyncio.timeout(10):
+        run, question = await asked(here, await open_runner(here), "1")
+        question.fail(InternalError("Something broke."))
+        with pytest.raises(InternalError):
+            await run.result()
+        await run.__aexit__(None, None, None)
+        (record,) = await history(here, run.session.id)
+        assert (record.status, record.error) == ("unknown", "Something broke.")
