@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from listening import Server
 from starlette.responses import JSONResponse
 
 from clawplane.api.heads import BoundedHead
@@ -34,18 +35,6 @@ from clawplane.store.sealing import KeyFileSealing
 TOKEN = "worker-token-" + "w" * 32
 CLIENT = "client-token-" + "c" * 32
 RUNNER = "runner-token-" + "r" * 32
-
-
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = asyncio.Event()
-
-    async def startup(self, *args: Any, **more: Any) -> None:
-        await super().startup(*args, **more)
-        self.listens.set()
 
 
 @dataclass

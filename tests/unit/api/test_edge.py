@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from listening import Server
 from plane import ADMIN, Plane, plane
 
 from clawplane.api.calls import HttpLimits
@@ -22,18 +23,6 @@ SMALL = HttpLimits(body=10_000, body_seconds=0.3, upload=50_000, upload_seconds=
 async def here(tmp_path: Path) -> AsyncIterator[Plane]:
     async with plane(tmp_path) as opened:
         yield opened
-
-
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = asyncio.Event()
-
-    async def startup(self, *args: Any, **more: Any) -> None:
-        await super().startup(*args, **more)
-        self.listens.set()
 
 
 class AccessLog(logging.Handler):

@@ -8,24 +8,13 @@ from typing import Any
 
 import pytest
 import uvicorn
+from listening import Server
 
 from clawplane.api.heads import HEAD_BYTES, BoundedHead, protocol
 
 Talk = Callable[[bytes], Awaitable[bytes]]
 LARGE = 64 << 20
 """More than two kernels keep of an answer that nobody reads."""
-
-
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = asyncio.Event()
-
-    async def startup(self, *args: Any, **more: Any) -> None:
-        await super().startup(*args, **more)
-        self.listens.set()
 
 
 async def count_body(scope: Any, receive: Any, send: Any) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:
-    sys.path.insert(0, HERE)
+HERE = Path(__file__).parent
+for directory in (str(HERE), str(HERE.parents[2])):
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
 
-from scripted import Endpoint, endpoint  # noqa: E402 - found through the line above
+from scripted import Endpoint, endpoint  # noqa: E402 - found through the lines above
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import msgspec
 import uvicorn
+from listening import Server
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from starlette.applications import Starlette
@@ -215,7 +216,7 @@ async def endpoint(data: Path) -> AsyncIterator[Endpoint]:
         routes=[Route(MCP_PATH, McpEndpoint(sessions, access, version="1.2.3", public_url=PUBLIC))],
         middleware=[Middleware(Edge, limits=HttpLimits(), metrics=Metrics())],
     )
-    server = uvicorn.Server(uvicorn.Config(app, http=BoundedHead, lifespan="off", log_config=None, access_log=False))
+    server = Server(uvicorn.Config(app, http=BoundedHead, lifespan="off", log_config=None, access_log=False))
     # asyncio turns Nagle's delay off only on sockets that say that they are TCP
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -24,7 +24,8 @@ TESTS = str(Path(__file__).parents[3])
 if TESTS not in sys.path:
     sys.path.insert(0, TESTS)
 
-from plane import Plane, ScriptedRunner, plane  # noqa: E402 - found through the line above
+from listening import Server  # noqa: E402 - found through the lines above
+from plane import Plane, ScriptedRunner, plane  # noqa: E402
 
 from clawplane.domain.access import Scope  # noqa: E402
 from clawplane.domain.batches import INFO, Batch, LogLine  # noqa: E402
@@ -82,7 +83,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Place]:
         await runner.connect()
         config = uvicorn.Config(opened.app, lifespan="off", log_config=None, access_log=False)
         config.timeout_graceful_shutdown = 1
-        server = uvicorn.Server(config)
+        server = Server(config)
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
             listener.bind(("127.0.0.1", 0))
             serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -15,19 +15,8 @@ TESTS = str(Path(__file__).parents[3])
 if TESTS not in sys.path:
     sys.path.insert(0, TESTS)
 
-from plane import ADMIN, Plane, plane  # noqa: E402 - found through the line above
-
-
-class Server(uvicorn.Server):
-    """A server that says when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = asyncio.Event()
-
-    async def startup(self, sockets: object = None) -> None:
-        await super().startup()
-        self.listens.set()
+from listening import Server  # noqa: E402 - found through the lines above
+from plane import ADMIN, Plane, plane  # noqa: E402
 
 
 @pytest.fixture

@@ -156,11 +156,11 @@ async def test_open_polls_are_answered_with_null_when_the_server_stops(tmp_path:
         client = plane.client()
         task = (await client.post("/claude", {"prompt": "p", "sessionId": "s"})).json["taskId"]
         assert (await client.get("/worker/poll?wait=1000")).json["id"] == task
+        waiter = plane.client()
+        await waiter.send("GET", f"/tasks/{task}?wait=60000")
         pollers = [plane.client() for _ in range(20)]
         for poller in pollers:
             await poller.send("GET", "/worker/poll?wait=60000")
-        waiter = plane.client()
-        await waiter.send("GET", f"/tasks/{task}?wait=60000")
         await plane.until_parked(20)
         plane.server.should_exit = True
         async with asyncio.timeout(2):
