@@ -194,7 +194,7 @@ class ScriptedRunner:
         await self.leases.disconnected(self.id, self)
 
     async def next_offer(self) -> Offer:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.offers.get()
 
     async def take(self) -> Offer:

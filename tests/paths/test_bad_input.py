@@ -490,7 +490,7 @@ def test_set_up_code_sees_nothing_a_link_expires_and_what_points_elsewhere_is_re
     run = own.run(own.push("good", "print(1)"))
     with own.http() as http:
         link = http.get(f"/api/v2/worker-runs/{run['slug']}/result/export", params={"format": "csv"}).json()["data"]
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while (answer := http.get(link["download_url"])).status_code == 200 and time.monotonic() < until:
             pass
     assert (answer.status_code, answer.json()["code"]) == (401, 12002)

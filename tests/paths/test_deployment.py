@@ -81,7 +81,7 @@ def started(tmp_path: Path, words: list[str], environment: dict[str, str]) -> It
 
 def well(url: str) -> None:
     """Wait until a server is well."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while True:
         try:
             assert httpx.get(f"{url}/health", trust_env=False).json()["status"] == "ok"

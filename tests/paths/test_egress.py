@@ -61,7 +61,7 @@ class _Pages(BaseHTTPRequestHandler):
 def pages() -> Iterator[int]:
     """A web server on this host's loopback; its port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Pages)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server.server_port
     server.shutdown()

@@ -93,7 +93,7 @@ class Here:
         while not self.told.empty():
             self.told.get_nowait()
         self.expiry.not_later_than(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.told.get()
 
     # The queue as the loop sees it
@@ -114,7 +114,7 @@ async def expiring(directory: Path, source: TwoClocks) -> AsyncIterator[Here]:
     store = await open_store(directory, clock=source)
     here = Here(store, source)
     task = asyncio.create_task(here.expiry.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await here.told.get()
     try:
         yield here

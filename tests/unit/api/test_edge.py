@@ -43,7 +43,7 @@ class AccessLog(logging.Handler):
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await self._seen.wait()
         finally:
             logging.getLogger("clawplane.access").removeHandler(self)
@@ -264,7 +264,7 @@ async def test_a_client_that_stops_following_leaves_no_listener_behind(
         await runner.ship(await runner.take(), 1, logs=["first"])
         reader, writer = await asyncio.open_connection(*address)
         writer.write(head(f"/v1/runs/{run}/log?follow=1").replace(b"POST", b"GET"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await reader.readuntil(b"first")
         assert here.store.wakeups._channels[f"log:{run}"]
         async with AccessLog(f"/v1/runs/{run}/log"):

@@ -55,7 +55,7 @@ class Outside:
         """Ask for a host by name; return the reply code and the connection."""
         reader, writer = await self.open(self.socks_port)
         writer.write(b"\x05\x01\x00" + request(host, port))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await reader.readexactly(2) == b"\x05\x00"
             code = (await reader.readexactly(10))[1]
         return code, reader, writer
@@ -65,7 +65,7 @@ class Outside:
         reader, writer = await self.open(self.http_port)
         writer.write(text)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 return await reader.read()
         finally:
             writer.close()

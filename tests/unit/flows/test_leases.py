@@ -369,7 +369,7 @@ async def test_waiting_for_a_run_wakes_with_its_end_and_not_by_looking_again_and
         run = await start(here)
         waiting = asyncio.create_task(here.flows.runs.wait(run.slug, 30))
         await runner.run()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await waiting).status is RunStatus.SUCCEEDED
 
 

@@ -140,7 +140,7 @@ async def test_waiting_for_a_build_wakes_with_its_end(tmp_path: Path) -> None:
         worker = await here.flows.packages.find("owner~demo")
         waiting = asyncio.create_task(here.flows.packages.wait_built(worker, "v1.0.1", 30))
         await runner.build()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await waiting).status is VersionStatus.READY
 
 

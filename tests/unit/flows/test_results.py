@@ -109,7 +109,7 @@ async def test_following_a_log_delivers_every_line_and_ends_with_the_closing_one
         for seq in range(1, 6):
             await runner.ship(offer, seq, logs=[f"line {seq}"])
         await runner.end(offer)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await following
         assert [line for line in seen if line.startswith("line")] == [f"line {seq}" for seq in range(1, 6)]
         assert seen[-1].startswith("SYSTEM: Run succeeded")

@@ -133,7 +133,7 @@ async def test_a_lock_that_arrives_damaged_builds_nothing(
 
 async def test_byte_code_is_made_beside_the_first_use(environments, cache, tmp_path: Path) -> None:
     await ensure(environments, tmp_path)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await cache.compiling.wait()
     await environments.close()
 
@@ -148,7 +148,7 @@ async def test_an_environment_with_byte_code_is_left_alone(environments, cache, 
 async def test_a_compilation_that_fails_disturbs_nobody(environments, cache, tmp_path: Path, caplog) -> None:
     cache.failure = BuildFailed("no room")
     await ensure(environments, tmp_path)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await cache.compiling.wait()
     await environments.close()
     assert "stays without byte-code" in caplog.text

@@ -89,7 +89,7 @@ async def gone(pidfd: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             await ended.wait()
     finally:
         asyncio.get_running_loop().remove_reader(pidfd)
@@ -128,12 +128,12 @@ async def test_sigterm_drains_and_gives_back_what_does_not_end_in_time(daemon, p
     daemon.terminate()
     await plane.changes.until(lambda: plane.is_draining, "draining is told")
     daemon.terminate()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         assert await daemon.wait() == 0
     assert plane.ends[offer.job].outcome.reason == "setup"
 
 
 async def test_sigterm_ends_an_idle_runner_at_once(daemon) -> None:
     daemon.terminate()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         assert await daemon.wait() == 0

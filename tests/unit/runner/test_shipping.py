@@ -31,7 +31,7 @@ class Wire:
 
     async def next(self) -> tuple[list, list, object]:
         self.came.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.came.wait()
         return self.batches[-1]
 
@@ -89,7 +89,7 @@ async def test_a_guest_waits_while_there_is_no_room_and_goes_on_when_batches_are
     await wire.next()
     assert not second.done()
     shipper.stored(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await second
     await wire.next()
     shipper.stored(2)
@@ -102,12 +102,12 @@ async def test_headers_wait_for_room_like_rows(shipper: Shipper, wire: Wire) -> 
     await wire.next()
     assert not second.done()
     shipper.stored(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await second
 
 
 async def test_a_row_larger_than_the_room_passes_alone(shipper: Shipper, wire: Wire) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await shipper.row(row(50_000))
     assert len((await wire.next())[0][0].body) == 50_000
 
@@ -120,7 +120,7 @@ async def test_all_attempts_together_share_one_room() -> None:
     waiting = asyncio.create_task(two.changed())
     await asyncio.sleep(0)
     one.give(800)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await waiting
     assert two.fits(500)
 
@@ -131,7 +131,7 @@ async def test_whoever_waits_for_room_of_a_lost_lease_hears_so(shipper: Shipper,
     await asyncio.sleep(0)
     shipper.lose()
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await waiting
     with pytest.raises(LeaseLost):
         await shipper.output(INFO, "x", "stdout")

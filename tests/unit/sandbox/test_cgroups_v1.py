@@ -18,7 +18,7 @@ from clawplane.sandbox.cgroups import Cgroups, Group
 from clawplane.sandbox.cgroups_v1 import BranchV1, cpu_quota
 from clawplane.sandbox.policy import MIB, Limits
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -12,7 +12,7 @@ from clawplane.sandbox.cgroups import Cgroups
 from clawplane.sandbox.policy import MIB, Limits
 from clawplane.sandbox.polled_tree import PolledTree
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -188,7 +188,7 @@ async def test_progress_carries_the_tail_of_the_output_before_the_end(here: Endp
         heard.append(message)
         here.sessions.release.set()
 
-    async with here.client(mode) as client, asyncio.timeout(10):
+    async with here.client(mode) as client, asyncio.timeout(30):
         result = await client.call_tool("execute_python", {"code": "wait"}, progress_callback=hear)
     assert isinstance(result, CallToolResult)
     assert heard == ["one\ntwo\n"]
@@ -201,7 +201,7 @@ async def test_progress_says_what_is_waited_for_before_there_is_output() -> None
     async def report(seconds: float, message: str) -> None:
         heard.put_nowait(message)
 
-    async with reporting(report, interval=0.0) as tail, asyncio.timeout(10):
+    async with reporting(report, interval=0.0) as tail, asyncio.timeout(30):
         tail.hear(ExecEvent(type="ping", text="Installing."))
         assert await heard.get() == "Installing."
         tail.hear(ExecEvent(type="ping", text="Installing."))
@@ -212,7 +212,7 @@ async def test_progress_says_what_is_waited_for_before_there_is_output() -> None
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_call_that_is_taken_back_interrupts_the_code(here: Endpoint, mode: str) -> None:
-    async with here.client(mode) as client, asyncio.timeout(10):
+    async with here.client(mode) as client, asyncio.timeout(30):
         waiting = asyncio.create_task(client.call_tool("execute_python", {"code": "wait"}))
         await here.sessions.waiting.wait()
         waiting.cancel()

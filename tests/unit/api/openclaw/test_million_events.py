@@ -232,7 +232,7 @@ async def test_a_filtered_follower_passes_over_what_does_not_match_once(plane: T
     await follower.reader.readuntil(b": following\n\n")
     other = (await client.post("/worker/event", {"type": "other", "taskId": "chatty"})).json["event"]
     wanted = (await client.post("/worker/event", {"type": "wanted", "taskId": "chatty"})).json["event"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         line = await follower.reader.readuntil(b"\n\n")
     assert f"id: {wanted['seq']}\n".encode() in line
     assert asked[0] == 5
