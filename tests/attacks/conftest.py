@@ -365,6 +365,12 @@ class Canary:
         assert self._look(self.path) == self.before, f"{self.path} was touched"
 
 
+@pytest.fixture(scope="session")
+def interpreter() -> Canary:
+    """This host's interpreter before any attack: looked at once, for it is large."""
+    return Canary.at(Path(PYTHON))
+
+
 @pytest.fixture
 def canary(fortress: Arena) -> Path:
     """A secret file outside every mount, readable by everybody on the host."""
@@ -375,9 +381,9 @@ def canary(fortress: Arena) -> Path:
 
 
 @pytest.fixture
-def arena(fortress: Arena, canary: Path) -> Iterator[Arena]:
+def arena(fortress: Arena, canary: Path, interpreter: Canary) -> Iterator[Arena]:
     """The sandbox; afterwards the host must be as before (invariants I1, I2, I5 of the attack list)."""
-    watched = [Canary.at(canary), Canary.at(Path("/etc/passwd")), Canary.at(Path(PYTHON))]
+    watched = [Canary.at(canary), Canary.at(Path("/etc/passwd")), interpreter]
     before = _traces(fortress)
     yield fortress
     for guest in fortress.guests.values():

@@ -220,12 +220,12 @@ def few_slots() -> int:
 
 
 @pytest.fixture
-def house(estate: House) -> Iterator[House]:
+def house(estate: House, interpreter: Any) -> Iterator[House]:
     """A plane to attack; afterwards the host is as before."""
     canary = estate.directory / "canary"
     canary.write_text(host.SECRET)
     canary.chmod(0o666)
-    watched = [host.Canary.at(path) for path in (canary, Path("/etc/passwd"), Path(host.PYTHON))]
+    watched = [host.Canary.at(canary), host.Canary.at(Path("/etc/passwd")), interpreter]
     before, kept = host._traces(estate), estate.workspaces()
     yield estate
     estate.leave()
