@@ -25,8 +25,13 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 SOURCE = Path(__file__).parents[1] / "src"
-WAITING = ("tests/paths/faults/test_host_cut.py", "tests/paths/faults/", "tests/paths/")
-"""Files and directories whose tests mostly wait, those first that take longest."""
+WAITING = (
+    "tests/paths/faults/test_host_cut.py",
+    "tests/paths/faults/",
+    *(f"tests/paths/test_{name}.py" for name in ("faults", "worker", "deployment", "operation", "bad_input", "cli")),
+    "tests/paths/",
+)
+"""Files and directories whose tests mostly wait, those first that take longest: else the last would be waited for."""
 WORKERS_FOR_EACH_THAT_WAITS = 3
 
 
