@@ -250,6 +250,9 @@ class Link:
             raise
         try:
             await self._talk(socket)
+        except LinkError:
+            socket.transport.abort()  # nobody is there to answer a goodbye, and what runs has no time to wait for it
+            raise
         finally:
             self._unlinked()
             with contextlib.suppress(OSError, WebSocketException):

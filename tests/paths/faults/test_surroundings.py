@@ -186,7 +186,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         runners += pool.map(start, ("short", "swallowed"))
         for slug in [parts.start(worker, n=2, each=0.5) for _ in range(2)]:  # one on each: both are warm from here on
             parts.ended(slug)
-        brief = [parts.start(worker, n=80, each=0.15) for _ in range(2)]
+        brief = [parts.start(worker, n=110, each=0.2) for _ in range(2)]  # long enough for a silence to be noticed
         for slug in brief:
             parts.until_log_says(slug, "half way")
         proxies["short"].cut()
@@ -199,7 +199,7 @@ def test_a_network_that_is_cut_or_swallows_costs_no_row_and_no_attempt_unless_it
         for slug in brief:
             assert parts.ended(slug)["status"] == "succeeded"
             assert parts.attempts(slug) == ["finished"]
-            assert [row["number"] for row in parts.rows(slug)] == list(range(80))
+            assert [row["number"] for row in parts.rows(slug)] == list(range(110))
         assert parts.ended(lasting)["status"] == "succeeded"
         assert parts.attempts(lasting) == ["runner_lost", "finished"]
         assert before - set(guests_of(parts.home / "long"))  # it has killed what it ran, without a word from anybody

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from clawplane.domain.batches import Batch, ShippedRow
@@ -55,7 +56,7 @@ class SteppingClock(SystemClock):
 class End:
     """A runner's end with what it heard."""
 
-    def __init__(self, url: str, changes, *, token: str = TOKEN, asked=None) -> None:
+    def __init__(self, url: str, changes, *, token: str = TOKEN, asked=None, waits: Waits = QUICK) -> None:
         self.heard: list[ServerFrame] = []
         self.clock = SteppingClock()
         self.changes = changes
@@ -67,7 +68,7 @@ class End:
             labels={},
             slots={"workers": 4},
         )
-        self.link = Link(url, token, identity, self._hear, clock=self.clock, waits=QUICK, asked=asked)
+        self.link = Link(url, token, identity, self._hear, clock=self.clock, waits=waits, asked=asked)
         self.task = asyncio.create_task(self.link.run())
         self.task.add_done_callback(lambda _: changes.note())
 
@@ -544,3 +545,30 @@ async def test_that_nobody_listens_yet_is_worth_a_warning_only_after_a_while(ser
         await asyncio.gather(end.task, return_exceptions=True)
         logger.setLevel(level)
         logger.removeHandler(noting)
+
+
+async def test_a_connection_that_swallows_what_is_said_is_left_without_waiting_for_a_goodbye(plane) -> None:
+    """What runs is given up a moment later: that moment is for the next connection."""
+    greeted = asyncio.Semaphore(0)
+    over = asyncio.Event()
+
+    async def swallow(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(CODEC.encode(Welcome(heartbeat_ms=20, silence_ms=12_000, kept=())))
+        socket.transport.pause_reading()
+        greeted.release()
+        await over.wait()
+        socket.transport.abort()
+
+    async with serve(swallow, "127.0.0.1", 0, compression=None, ping_interval=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        patient = Waits(first_retry=0.01, retry=0.02, longest_retry=0.05, close_within=300)
+        end = End(f"http://127.0.0.1:{port}", plane.changes, waits=patient)
+        try:
+            async with asyncio.timeout(30):
+                for _ in range(3):
+                    await greeted.acquire()
+        finally:
+            over.set()
+            end.task.cancel()
+            await asyncio.gather(end.task, return_exceptions=True)
