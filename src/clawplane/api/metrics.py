@@ -30,7 +30,7 @@ class Metrics:
         )
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._jobs = Gauge("clawplane_jobs", "Jobs by state and capability", ["state", "caps"], registry=self._registry)
-        self._runners = Gauge("clawplane_runners_connected", "Runners with an open link", registry=self._registry)
+        self._runners = Gauge("clawplane_runners_connected", "Runners that are there", registry=self._registry)
         self._host = HostGauges(self._registry)
 
     def observe(self, operation: str, status: int, seconds: float) -> None:

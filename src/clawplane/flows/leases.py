@@ -119,8 +119,8 @@ class Leases:
         return why_not_ready(self._links.values(), self._tasks)
 
     async def runners(self) -> list[RunnerRecord]:
-        """Return every runner ever heard of, newest first."""
-        return await self._queue.runners()
+        """Return every runner ever heard of, newest first, and whether it is there."""
+        return await runner_links.known_runners(self._queue, self._clock.now_ms())
 
     def not_later_than(self, at: int) -> None:
         """Look at what time has ended at `at` (milliseconds) at the latest: something was stored that ends then."""

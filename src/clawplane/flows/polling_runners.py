@@ -28,7 +28,7 @@ from clawplane.domain.leases import RunnerRecord
 from clawplane.domain.ports import Queue
 from clawplane.domain.tool_uses import Decide, ToolUse
 from clawplane.flows.host_tasks import HostWork
-from clawplane.flows.runner_links import HOST
+from clawplane.flows.runner_links import HOST, known_runners
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,8 @@ class PollingRunners:
 
         Those are all that poll, and the linked ones that announced the capability.
         """
-        return [record for record in await self._queue.runners() if HOST in record.capabilities]
+        known = await known_runners(self._queue, self._clock.now_ms())
+        return [record for record in known if HOST in record.capabilities]
 
     def _record(self, runner: RunnerId, reach: Reach, *, version: str, slots: int) -> RunnerRecord:
         return RunnerRecord(

@@ -1,4 +1,4 @@
-"""What is remembered of runners that are connected."""
+"""What is remembered of runners, and which of them are there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple, assert_never
 
+import msgspec
+
 from clawplane.domain.host_tasks import Reach
-from clawplane.domain.ids import JobId, RunnerId
-from clawplane.domain.leases import HEARTBEAT_EVERY_MS, JobKind, RunnerRecord, Want
-from clawplane.domain.ports import HeartbeatResult, RunnerConnection
+from clawplane.domain.ids import POLLS, JobId, RunnerId
+from clawplane.domain.leases import HEARTBEAT_EVERY_MS, SILENCE_MS, JobKind, RunnerRecord, Want
+from clawplane.domain.ports import HeartbeatResult, Queue, RunnerConnection
 from clawplane.domain.session_rules import caps_of
 
 _STALLED_MS: Final = 2 * HEARTBEAT_EVERY_MS
 """A runner that has missed its heartbeat is offered nothing until it is heard again."""
-
+_LINK_SILENCE_MS: Final = 2 * SILENCE_MS
+"""A link is ended when nothing was heard on it for so long."""
+_POLL_SILENCE_MS: Final = 120_000
+"""A poll lasts up to a minute, and so may the pause after one that failed."""
 
 HOST: Final = "host"
 """The capability of runners that do host tasks; which groups of them is said by `host@GROUP`."""
@@ -139,6 +144,21 @@ def why_unable(links: Collection[RunnerLink], caps: str) -> str | None:
 def kind_of(caps: str) -> str:
     """Return the capability that one bound to a runner is a part of."""
     return caps.partition("@")[0]
+
+
+async def known_runners(queue: Queue, now: int) -> list[RunnerRecord]:
+    """Return every runner ever heard of, newest first, and whether it is there `now`.
+
+    Nobody sees a polling runner leave, nor one that leaves while the control plane is down: silence tells.
+    """
+    return [
+        msgspec.structs.replace(each, connected=each.connected and now - each.last_seen <= _longest_silence(each.id))
+        for each in await queue.runners()
+    ]
+
+
+def _longest_silence(runner: RunnerId) -> int:
+    return _POLL_SILENCE_MS if runner.startswith(POLLS) else _LINK_SILENCE_MS
 
 
 def record_of(runner: RunnerRecord, *, connected: bool, draining: bool, now: int) -> RunnerRecord:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from task_plane import TaskPlane, task_plane
 
-from clawplane.domain.clock import ManualClock
+from clawplane.domain.clock import ManualClock, SystemClock
 from clawplane.domain.host_ports import Retention
 from clawplane.domain.host_tasks import HOST_SILENCE_MS, TaskId
 from clawplane.domain.ids import RunnerId
@@ -124,7 +124,7 @@ async def test_linked_runners_are_listed_when_they_take_host_tasks_also_while_th
             labels={},
             slots=dict.fromkeys(takes, 1),
             connected=connected,
-            last_seen=5,
+            last_seen=SystemClock().now_ms(),
         )
         await plane.store.queue.upsert_runner(known)
     listed = (await client.get("/runners")).json["runners"]
@@ -133,6 +133,36 @@ async def test_linked_runners_are_listed_when_they_take_host_tasks_also_while_th
         ("both", "link", True),
         ("away", "link", False),
     }
+
+
+async def test_a_runner_that_is_silent_for_long_is_away_and_a_task_that_waits_for_it_says_so(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with task_plane(tmp_path, clock=clock) as plane:
+        client = plane.client()
+
+        async def standing() -> tuple[dict[str, bool], str]:
+            listed = (await client.get("/runners")).json["runners"]
+            why = await plane.house.host.explain(await plane.house.host.find(task))
+            return {each["id"]: each["connected"] for each in listed}, why.code
+
+        linked = RunnerRecord(
+            id=RunnerId("linked"),
+            name="linked",
+            version="9.9",
+            capabilities=("host", "host@files"),
+            labels={},
+            slots={"host": 1},
+            connected=True,
+            last_seen=clock.now_ms(),
+        )
+        await plane.store.queue.upsert_runner(linked)  # as one is known that left while the control plane was down
+        await client.get("/worker/poll?wait=1&runnerId=mac&capabilities=command")
+        task = TaskId((await client.post("/tasks", {"command": "x"})).json["taskId"])
+        assert await standing() == ({"linked": True, "mac": True}, "queued")
+        clock.advance(2 * SILENCE_MS / 1000 + 1)
+        assert await standing() == ({"linked": False, "mac": True}, "queued")
+        clock.advance(120)
+        assert await standing() == ({"linked": False, "mac": False}, "runner_away")
 
 
 async def test_heartbeats_keep_tasks_tell_of_cancels_and_of_what_was_lost(plane: TaskPlane) -> None:
