@@ -135,21 +135,20 @@ class Group:
             return pids.refused_forks() > 0
         return self._tree is not None and self._tree.over_processes()
 
+    @property
+    def freezes(self) -> bool:
+        """Tell whether there is a freezer, which stops the tree unseen by the guest."""
+        return self._freezer is not None
+
     def freeze(self) -> None:
-        """Stop the tree: by the freezer, unseen by the guest, or by SIGSTOP where there is none."""
-        freezer = self._v2 or self._with("freezer")
-        if freezer is not None:
-            freezer.freeze()
-        elif self._tree is not None:
-            self._tree.stop()
+        """Stop the tree, where there is a freezer."""
+        if self._freezer is not None:
+            self._freezer.freeze()
 
     def thaw(self) -> None:
         """Let a frozen tree go on."""
-        freezer = self._v2 or self._with("freezer")
-        if freezer is not None:
-            freezer.thaw()
-        elif self._tree is not None:
-            self._tree.signal(signal.SIGCONT)
+        if self._freezer is not None:
+            self._freezer.thaw()
 
     def remove(self) -> bool:
         """Remove the group's directories; False while processes are still dying: kill and try again later."""
@@ -169,6 +168,10 @@ class Group:
     def tree(self) -> PolledTree | None:
         """The view over /proc, where the hierarchies do not give everything."""
         return self._tree
+
+    @property
+    def _freezer(self) -> Branch | None:
+        return self._v2 or self._with("freezer")
 
     def _with(self, controller: str) -> Branch | None:
         return next((branch for branch in self._branches if controller in branch.controllers), None)

@@ -276,3 +276,12 @@ def pid_of(pidfd: int) -> int:
             if line.startswith("Pid:"):
                 return max(0, int(line.split()[1]))
     return 0
+
+
+def inner_pid(host_pid: int) -> int:
+    """Translate a pid to the innermost namespace its process is in; 0 when the process is gone."""
+    with contextlib.suppress(OSError), open(f"/proc/{host_pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0

@@ -107,10 +107,6 @@ class PolledTree:
         for member in self._members():
             _send(member, number)
 
-    def stop(self) -> None:
-        """Stop every process, and what they had still made meanwhile."""
-        _stop(self._members)
-
     def cpu_microseconds(self) -> int:
         """Return the highest CPU time seen."""
         self.look()

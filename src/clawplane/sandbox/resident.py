@@ -14,14 +14,14 @@ Theory of operation
 - An adopted copy is moved to a cgroup of its own by pid 1, its parent, before anybody asks it for anything.
 - The kernel kills members before pid 1 when memory is out; the counter of such kills tells why a member died.
   When pid 1 itself falls, the verdict on the resident is `memory`.
-- A frozen resident is thawed by whatever needs pid 1 to act.
+- A frozen resident is thawed by whatever needs pid 1 to act. Without a freezer pid 1 itself stops the others; one that
+  has a timer send it SIGCONT may go on, which costs processor time that its limits bound, and reaches nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import signal
 import socket
@@ -32,14 +32,15 @@ from dataclasses import replace
 from typing import Final
 
 from clawplane.sandbox.cgroups import Group, Usage
-from clawplane.sandbox.guest import GuestProcess, pid_of
+from clawplane.sandbox.guest import GuestProcess, inner_pid, pid_of
 from clawplane.sandbox.identity import Identity
 from clawplane.sandbox.inside import orders, report
 from clawplane.sandbox.inside.orders import Order
 from clawplane.sandbox.member import Member, MemberEnd, MemberReason, Part, close_all, make_part, strike
+from clawplane.sandbox.ordering import Ordering, ResidentError
 from clawplane.sandbox.policy import EndReason, Policy, Verdict
 from clawplane.sandbox.polled_tree import ticks
-from clawplane.sandbox.readiness import readable, writable
+from clawplane.sandbox.readiness import readable
 from clawplane.sandbox.request import Command, Interpreter, Program, Start, encode_mounts, encode_start, memory_file
 from clawplane.sandbox.zygote import Recipe
 
@@ -50,10 +51,6 @@ _START_SECONDS: Final = 30.0
 _KILL_SECONDS: Final = 10.0
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.05
-
-
-class ResidentError(Exception):
-    """What was asked of a resident cannot be; the sentence says why."""
 
 
 class Resident(GuestProcess):
@@ -75,13 +72,11 @@ class Resident(GuestProcess):
         self._identity = identity
         self._recipe = recipe
         self._waits = waits
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Member]] = {}
+        self._orders = Ordering(channel)
         self._members: dict[int, Member] = {}
         """The living ones, by number."""
         self._left_over: list[Part] = []
         self._host_pids: set[int] = set()
-        self._sending = asyncio.Lock()
         self._births = asyncio.Lock()
         self._frozen = False
         self._oom_kills_seen = 0
@@ -101,7 +96,7 @@ class Resident(GuestProcess):
         self.submitted()
         content = memory_file(encode_mounts(later))
         try:
-            await self._send_order(orders.encode(Order(orders.FURNISH, 0, 0)), [content])
+            await self._orders.send(Order(orders.FURNISH, 0, 0), [content])
         finally:
             os.close(content)
         meanwhile(self)
@@ -163,7 +158,9 @@ class Resident(GuestProcess):
         host_pid comes from the kernel (credentials.receive) over a socket given to the copy. Raises ResidentError when
         that process is not a living child of pid 1 that is no member yet.
         """
-        inner = await self._loop.run_in_executor(self._executor, _inner_pid, host_pid)
+        inner = await self._loop.run_in_executor(self._executor, inner_pid, host_pid)
+        if not inner:
+            raise ResidentError(f"process {host_pid} has ended")
         part, joined = await self._gather()
         try:
             member = await self._order(orders.ADOPT, inner, joined, part)
@@ -204,12 +201,12 @@ class Resident(GuestProcess):
     async def freeze(self) -> None:
         """Stop every process of the resident until `thaw`, or until something else is asked of it."""
         self._frozen = True
-        await self._loop.run_in_executor(self._executor, self._group.freeze)
+        await self._stand(self._group.freeze, signal.SIGSTOP)
 
     async def thaw(self) -> None:
         """Let a frozen resident go on."""
         self._frozen = False
-        await self._loop.run_in_executor(self._executor, self._group.thaw)
+        await self._stand(self._group.thaw, signal.SIGCONT)
 
     @property
     def frozen(self) -> bool:
@@ -279,39 +276,39 @@ class Resident(GuestProcess):
             await self.kill_tree(member)
             raise ResidentError(problem)
 
+    async def _stand(self, by_freezer: Callable[[], None], number: int) -> None:
+        """Let everybody stop or go on: by the freezer, or by pid 1, which stops only at the end of the sandbox."""
+        if self._group.freezes:
+            await self._loop.run_in_executor(self._executor, by_freezer)
+            return
+        order = Order(orders.SIGNAL, self._orders.number(), number)
+        try:
+            self._must_live()
+            with self._orders.expected(order.number) as answer:
+                await self._orders.send(order)
+                await answer
+        except ResidentError:
+            if self.alive:
+                raise  # else nobody is left to stop
+
     async def _order(self, kind: bytes, detail: int, descriptors: Sequence[int], part: Part | None) -> Member:
         """Give one order and wait for the member it leads to."""
         await self._wake()
-        number, since = next(self._numbers), ticks()
-        answer: asyncio.Future[Member] = self._loop.create_future()
-        self._waiting[number] = answer
-        try:
-            self._must_live()
-            async with self._without_births():
-                await self._send_order(orders.encode(Order(kind, number, detail)), descriptors)
-                member = await answer
-        except BaseException:
-            if answer.done() and not answer.cancelled() and answer.exception() is None:
-                answer.result().send(signal.SIGKILL)  # it came while whoever asked was going away
-            if part is not None:
-                self._left_over.append(part)
-            raise
-        finally:
-            del self._waiting[number]
+        number, since = self._orders.number(), ticks()
+        with self._orders.expected(number) as answer:
+            try:
+                self._must_live()
+                async with self._without_births():
+                    await self._orders.send(Order(kind, number, detail), descriptors)
+                    member: Member = await answer
+            except BaseException:
+                if answer.done() and not answer.cancelled() and answer.exception() is None:
+                    answer.result().send(signal.SIGKILL)  # it came while whoever asked was going away
+                if part is not None:
+                    self._left_over.append(part)
+                raise
         member.part = part or self._walked(member, since)
         return member
-
-    async def _send_order(self, message: bytes, descriptors: Sequence[int]) -> None:
-        async with self._sending:
-            while True:
-                try:
-                    socket.send_fds(self._channel, [message], list(descriptors))
-                except BlockingIOError:
-                    await writable(self._channel.fileno())
-                except OSError as problem:
-                    raise ResidentError(f"the sandbox has ended ({problem.strerror})") from None
-                else:
-                    return
 
     def _hear(self, kind: bytes, content: bytes, descriptors: Sequence[int]) -> None:
         if kind == report.STARTED:
@@ -319,9 +316,11 @@ class Resident(GuestProcess):
             return
         number, rest = report.split_number(content)
         if kind == report.REFUSED:
-            answer = self._waiting.get(number)
-            if answer is not None and not answer.done():
+            if answer := self._orders.waits_for(number):
                 answer.set_exception(ResidentError(rest.decode(errors="replace")))
+        elif kind == report.SIGNALLED:
+            if answer := self._orders.waits_for(number):
+                answer.set_result(None)
         elif kind == report.MEMBER_ENDED:
             self._note_end(number, report.decode_end(rest))
         else:
@@ -330,11 +329,10 @@ class Resident(GuestProcess):
     def _note_start(self, number: int, pid: int, pidfd: int) -> None:
         member = self._members[number] = Member(number, pid, pid_of(pidfd), pidfd)
         self._host_pids.add(member.host_pid)
-        answer = self._waiting.get(number)
-        if answer is None or answer.done():
-            member.send(signal.SIGKILL)  # whoever asked has gone away
-        else:
+        if answer := self._orders.waits_for(number):
             answer.set_result(member)
+        else:
+            member.send(signal.SIGKILL)  # whoever asked has gone away
 
     def _note_end(self, number: int, ended: report.Ended) -> None:
         member = self._members.pop(number)
@@ -352,7 +350,7 @@ class Resident(GuestProcess):
         """Make what a new member is gathered in, and return it with the files that let it join."""
         self._must_live()
         left_over, self._left_over = self._left_over, []
-        name = f"member-{next(self._numbers)}"
+        name = f"member-{self._orders.number()}"
         try:
             part, joined, busy = await self._loop.run_in_executor(
                 self._executor, make_part, self._group, name, left_over
@@ -395,9 +393,7 @@ class Resident(GuestProcess):
             self._loop.run_in_executor(self._executor, self._group.thaw)
 
     def _settle(self, verdict: Verdict) -> None:
-        for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(ResidentError(f"the sandbox has ended: {verdict.detail or verdict.reason}"))
+        self._orders.fail(f"the sandbox has ended: {verdict.detail or verdict.reason}")
         reason: MemberReason = "memory" if verdict.reason == "memory" else "lost"
         for member in self._members.values():
             member.settle(MemberEnd(reason, signal=signal.SIGKILL))
@@ -409,12 +405,3 @@ def _hand_over(descriptor: int, identity: Identity) -> None:
     """Make a pipe the guest's own: /dev/stdout opens it anew, by owner and mode."""
     if os.geteuid() == 0 and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
         os.fchown(descriptor, *identity.owner)
-
-
-def _inner_pid(host_pid: int) -> int:
-    """Translate a pid to the innermost namespace its process is in."""
-    with contextlib.suppress(OSError), open(f"/proc/{host_pid}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("NSpid:"):
-                return int(line.split()[-1])
-    raise ResidentError(f"process {host_pid} has ended")

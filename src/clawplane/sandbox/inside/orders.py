@@ -4,6 +4,7 @@ START: fork a member. Its descriptors: what it shall run (request.Start), the ga
 the control socket if there is one, and the cgroup.procs files it joins.
 ADOPT: follow a process that is already a child of pid 1, a copy that an interpreter made of itself, and move it, to the
 cgroup.procs files that come along.
+SIGNAL: send a signal to everybody in the sandbox but pid 1, in one stroke.
 FURNISH: finish a resident that waits half-made. Its descriptor: the mounts that are still missing. It comes first and
 once, and only to a resident that was asked to wait.
 Every order carries a number, by which the reports name the member from then on.
@@ -18,6 +19,7 @@ from typing import Final
 
 START: Final = b"S"
 ADOPT: Final = b"A"
+SIGNAL: Final = b"K"
 FURNISH: Final = b"F"
 LARGEST: Final = 64
 MOST_DESCRIPTORS: Final = 16
@@ -26,7 +28,10 @@ _ORDER: Final = struct.Struct("=cQI")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order; `detail` is 1 for a START with a control socket, else 0, and the inner pid of an ADOPT."""
+    """One order.
+
+    `detail` is 1 for a START with a control socket, else 0, the inner pid of an ADOPT, the number of a SIGNAL.
+    """
 
     kind: bytes
     number: int

@@ -5,7 +5,8 @@ READY when nothing of ours stands before user code any more; EXIT with how the g
 FAILED with a sentence may take the place of any of the first three. A closed socket without EXIT means: killed.
 
 A resident's pid 1 goes on after READY, with the number of the order (see inside/orders.py) in each message: STARTED
-with the member's inner pid and its pidfd, or REFUSED with a sentence; later MEMBER_ENDED with how it ended.
+with the member's inner pid and its pidfd, or REFUSED with a sentence; later MEMBER_ENDED with how it ended. SIGNALLED
+answers a SIGNAL.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FAILED: Final = b"F"
 STARTED: Final = b"S"
 REFUSED: Final = b"N"
 MEMBER_ENDED: Final = b"M"
+SIGNALLED: Final = b"K"
 LARGEST: Final = 4096
 MOST_DESCRIPTORS: Final = 64
 _ENDED: Final = struct.Struct("=iiQQ")

@@ -14,11 +14,14 @@ Theory of operation
   adopts it; pid 1 is its parent by then, and since it has not reaped it, the pid cannot belong to anybody else.
 - Signals, kills and clocks are none of its business: the supervisor has a pidfd of every member, and a cgroup or a view
   of the whole tree from outside (see resident.py beside `launch`), which a guest that takes all CPU cannot delay.
+- But one: where no freezer is, only kill(2) of -1 from in here reaches all processes in one stroke, those that are just
+  being forked, too. Who walks over the tree from outside is always a step behind a chain of forks.
 - When the supervisor closes its socket pid 1 ends, and the kernel ends everybody else in the namespace.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -75,6 +78,8 @@ class PidOne:
         try:
             if order.kind == orders.ADOPT:
                 self._adopt(order, received)
+            elif order.kind == orders.SIGNAL:
+                self._signal(order)
             else:
                 given = orders.handed(order, received)
                 pid = libc.fork()
@@ -100,6 +105,11 @@ class PidOne:
         for descriptor in cgroups:
             os.write(descriptor, b"%d" % pid)
         self._know(order.number, pid)
+
+    def _signal(self, order: Order) -> None:
+        with contextlib.suppress(ProcessLookupError):  # pid 1 is alone
+            os.kill(-1, order.detail)
+        report.say(self.channel, report.SIGNALLED, report.numbered(order.number, b""))
 
     def _know(self, number: int, pid: int) -> None:
         pidfd = os.pidfd_open(pid)  # it is not reaped, so this is the one

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from clawplane.sandbox.policy import MIB, Writable
+from clawplane.sandbox.cgroups import Group
+from clawplane.sandbox.policy import MIB, Limits, Writable
+from clawplane.sandbox.polled_tree import PolledTree
 from clawplane.sandbox.resident import ResidentError
 
+PATIENCE = 40.0
 GROW = "keep = []\nwhile True: keep.append(bytearray(1 << 20))"
 HOLD = "x = bytearray(45 << 20); import signal; signal.pause()"
 ATTACK = """
@@ -88,6 +92,52 @@ async def test_a_frozen_resident_makes_no_progress_and_goes_on_where_it_was(resi
         await asyncio.wait_for(python.hear(), 0.2)
     await resident.thaw()
     assert await python.hear() == 1
+
+
+FLEEING = """
+import os
+def flee():
+    try:
+        os.fork() and os._exit(0)
+    except OSError:
+        pass
+for _ in range(3):
+    if os.fork() == 0:
+        while True:
+            flee()
+"""
+"""Chains of forks: whoever looks at one process of them finds that it has gone, and left another."""
+
+
+@pytest.mark.parametrize("freezer", [True, False])
+async def test_forks_that_flee_from_a_freeze_are_stopped_and_go_on_afterwards(
+    residents: Any, monkeypatch: pytest.MonkeyPatch, freezer: bool
+) -> None:
+    if not freezer:
+        monkeypatch.setattr(Group, "freezes", property(lambda group: False))
+    resident = await residents.open()
+    tree = PolledTree(Limits())
+    tree.attach(resident.pid)
+
+    def present() -> frozenset[int]:
+        return frozenset(member.pid for member in tree.members())
+
+    python = await residents.fork(resident)
+    assert await python.ask(FLEEING) is None
+    for _ in range(20):
+        await resident.freeze()
+        await until(lambda: len({present() for _ in range(50)}) == 1)  # what is under way in the kernel ends first
+        still = present()
+        assert len(still) >= 4
+        await resident.thaw()
+        await until(lambda before=still: not before <= present())
+    assert (await resident.close()).reason == "aborted"
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0)
 
 
 async def test_whatever_needs_a_frozen_resident_thaws_it(residents: Any) -> None:
