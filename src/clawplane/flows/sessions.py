@@ -8,6 +8,7 @@ sleeps. Who may ask is decided here: a session of somebody else does not exist. 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ import msgspec
 from clawplane.domain import asks
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import Clock
-from clawplane.domain.errors import ClawplaneError, Conflict, NotFound, RateLimited, StaleLease, Unavailable
+from clawplane.domain.errors import (
+    ClawplaneError,
+    Conflict,
+    NotFound,
+    RateLimited,
+    StaleLease,
+    StoreError,
+    Unavailable,
+)
 from clawplane.domain.ids import JobId, JobIds, RunnerId, new_ulid
 from clawplane.domain.runner_asks import REFUSED, ForgetWorkspace
 from clawplane.domain.session_history import KEPT, ExecRecord, Workspace, notebook
@@ -42,6 +51,8 @@ from clawplane.flows.session_files import SessionFiles
 from clawplane.flows.session_places import Patience, Place, SessionPlaces
 
 A = TypeVar("A", bound=msgspec.Struct)
+
+_log = logging.getLogger(__name__)
 
 _encode = msgspec.msgpack.Encoder().encode
 DELETED: Final = "It was deleted."
@@ -88,7 +99,12 @@ class Sessions:
 
     async def start(self) -> None:
         """Say of execs that the process before this one left behind what is known; begin to end sessions in time."""
-        await self._sessions.stop_running(now=self._clock.now_ms())
+        try:
+            await self._sessions.stop_running(now=self._clock.now_ms())
+        except StoreError as error:  # a full disk is no reason to be away for those who want to make room
+            _log.warning(
+                "Execs of an earlier process are still told as running, until the next start: %s", error.message
+            )
         self._expiring = asyncio.create_task(self._expiry.run())
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from plane import Plane, ScriptedRunner, plane
 
 from clawplane.domain.access import Caller, Scope
 from clawplane.domain.clock import ManualClock
-from clawplane.domain.errors import ClawplaneError, InternalError, RateLimited
+from clawplane.domain.errors import ClawplaneError, InternalError, RateLimited, StoreFull
 from clawplane.domain.session_history import ExecRecord
 from clawplane.domain.sessions import ExecRequest, ExecResult, SessionOptions
 from clawplane.flows.chronicle import Chronicle
@@ -143,6 +143,25 @@ async def test_what_a_control_plane_left_behind_is_running_until_the_next_one_st
         (record,) = await history(here, run.session.id)
         assert (record.id, record.status, record.started_at) == (run.id, "unknown", run.started_at)
         assert "it may have run to its end" in str(record.error)
+
+
+async def test_a_control_plane_starts_although_its_store_is_full_and_leaves_that_word_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(self: object, *, now: int) -> None:
+        raise StoreFull("There is no space left.")
+
+    async with plane(tmp_path) as here, asyncio.timeout(10):
+        runner = await open_runner(here)
+        run, _ = await asked(here, runner, "left = 1")
+        await here.flows.sessions.close()
+        with monkeypatch.context() as broken:
+            broken.setattr(type(here.store.sessions), "stop_running", full)
+            await here.flows.sessions.start()
+        assert [each.status for each in await history(here, run.session.id)] == ["running"]
+        await here.flows.sessions.close()
+        await here.flows.sessions.start()
+        assert [each.status for each in await history(here, run.session.id)] == ["unknown"]
 
 
 async def test_an_end_replaces_what_was_written_and_an_exec_that_was_short_is_written_once(
