@@ -73,7 +73,7 @@ FLOODS: Final = {  # 38
     ),
     "forks that go on": _endless("import os\nwhile True:\n    try: os.fork()\n    except BaseException: pass"),
     "fork bomb of the shell": Attack(":(){ :|:& };:; wait", "ok error timeout", tool="shell", timeout=SECONDS),
-    "fork bomb left behind": Attack(":(){ :|:& };:", "ok", tool="shell"),
+    "fork bomb left behind": Attack(":(){ :|:& };:", "ok error", tool="shell"),
     "programs of node": _endless(
         "const c = require('child_process'); for (;;) {"
         "c.spawn('sleep', ['99'], {detached: true, stdio: 'ignore'}).on('error', () => {}).unref() }",

@@ -127,6 +127,11 @@ class Parts:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["data"]["run_slug"])
 
+    def runs(self) -> list[str]:
+        """Return the slugs of all runs, newest first."""
+        listed = self.http.get("/api/v2/worker-runs").json()["data"]["list"]
+        return [str(run["slug"]) for run in listed]
+
     def run(self, slug: str) -> dict[str, Any]:
         """Return a run as it stands."""
         found: dict[str, Any] = self.http.get(f"/api/v2/worker-runs/{slug}").json()["data"]
