@@ -112,11 +112,16 @@ def test_secrets_on_disk_are_readable_by_their_owner_only(plane: Any) -> None:
 def test_no_secret_is_in_an_argument_or_an_environment_of_a_child(plane: Any) -> None:
     token = (plane.data / "runner-token").read_text().strip()
     for pid in _processes_that_name(str(plane.data)):
-        for file in ("cmdline", "environ"):
-            content = Path(f"/proc/{pid}/{file}").read_bytes().decode(errors="replace")
-            assert token not in content
-            if file == "cmdline" or "\0runner\0" in Path(f"/proc/{pid}/cmdline").read_text():
-                assert plane.key not in content
+        try:
+            command, environment = (
+                Path(f"/proc/{pid}/{file}").read_text(errors="replace") for file in ("cmdline", "environ")
+            )
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        assert token not in command + environment
+        assert plane.key not in command
+        if "\0runner\0" in command:
+            assert plane.key not in environment
 
 
 def test_a_revoked_key_is_refused_at_once(plane: Any) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -171,13 +171,23 @@ def _open(user: str, uid: int, directory: Path, settings: Mapping[str, str]) -> 
     environment = plane.environment | {"HOME": str(home), "TMPDIR": str(directory), **settings}
     known = [*prefix, sys.executable, "-c", KNOWN, str(data / "runner" / "selftest.json")]
     subprocess.run(known, env=environment, cwd=directory, timeout=60, check=True)
-    plane.spawn("up", "--port", str(plane.port), "--data", str(data), until="Ready:", environment=environment)
-    http = plane.http()
-    neighbour = Session(http, undo=0, sleep_after=0)
-    assert neighbour.value("mine = 'the neighbour'\nopen('own', 'w').write(mine)") == "13"
-    above = plane.processes[0].pid
-    below = [pid for pid in host._descendants(above) if b"\0runner\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return House(user, uid, directory, plane, Runner(below[0]), http, neighbour)
+    with ExitStack() as failed:
+        failed.callback(plane.stop)
+        plane.spawn("up", "--port", str(plane.port), "--data", str(data), until="Ready:", environment=environment)
+        http = failed.enter_context(plane.http())
+        neighbour = Session(http, undo=0, sleep_after=0)
+        assert neighbour.value("mine = 'the neighbour'\nopen('own', 'w').write(mine)") == "13"
+        below = [pid for pid in host._descendants(plane.processes[0].pid) if b"\0runner\0" in command_of(pid)]
+        house = House(user, uid, directory, plane, Runner(below[0]), http, neighbour)
+        failed.pop_all()
+        return house
+
+
+def command_of(pid: int) -> bytes:
+    """Return the command line of a process, nothing when it has ended meanwhile."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 @contextmanager

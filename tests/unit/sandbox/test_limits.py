@@ -78,9 +78,9 @@ def test_without_cgroups_a_memory_hog_gets_a_memory_error(in_child: Any) -> None
 
 def test_without_cgroups_an_ordinary_user_cannot_fork_beyond_the_limit(as_nobody: Any) -> None:
     def fork_on() -> int:
+        reading, writing = os.pipe()  # before the limits, which what this process had open may exceed
         namespaces.unshare(namespaces.NEWUSER)  # as every guest has; the user's other processes count elsewhere
         apply_rlimits(LIMITS, cgroups=False)
-        reading, writing = os.pipe()
         children = 0
         try:
             while children < 100:
