@@ -166,10 +166,10 @@ async def test_a_daemon_that_detached_itself_dies_with_the_main_process(guests: 
 
 async def test_a_daemon_that_detached_itself_dies_on_timeout(guests: Any) -> None:
     ended = await guests.run(
-        "sh", "-c", "setsid setsid sleep 98765.1234 & exec sleep 60", limits=Limits(wall=0.3, grace=0.1)
+        "sh", "-c", f"setsid setsid sleep 98765.{os.getpid()} & exec sleep 60", limits=Limits(wall=0.3, grace=0.1)
     )
     assert ended.verdict.reason == "timeout"
-    assert not _host_processes(b"98765.1234")
+    assert not _host_processes(b"98765.%d" % os.getpid())
 
 
 async def test_a_detached_grandchild_that_holds_the_output_does_not_delay_the_end(guests: Any) -> None:
