@@ -103,7 +103,7 @@ class PolledTree:
         return self._members()
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the tree, children before parents could make new ones."""
+        """Send a signal to every process of the tree as it is found; forks that are under way may be missed."""
         for member in self._members():
             _send(member, number)
 

@@ -111,7 +111,7 @@ async def test_a_selftest_that_is_ended_by_a_signal_leaves_nothing_behind(place:
     )
     async with asyncio.timeout(30):
         while not list(place.iterdir()):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
         process.send_signal(number)
         assert await process.wait() == 128 + number
     assert list(place.iterdir()) == []
